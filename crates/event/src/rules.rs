@@ -1,0 +1,202 @@
+//! What an arriving event does to those already held: NIP-01 versions, NIP-09 deletions, NIP-40
+//! expiry. Both stores follow [`judge`]; it decides and they write.
+//!
+//! Nothing here depends on the order in which a deletion and its target arrive: a deletion leaves
+//! tombstones, by (id, author) and by address, that keep its targets out later. They name the author,
+//! so a stranger's deletion blocks nothing.
+
+use crate::{Address, Class, Event, EventId, Kind, PublicKey, Timestamp};
+
+/// An event that a store holds, as far as the rules look at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub id: EventId,
+    pub pubkey: PublicKey,
+    pub created_at: Timestamp,
+    pub kind: Kind,
+}
+
+/// What a store must be able to look up for [`judge`].
+pub trait Holdings {
+    type Error;
+    /// The event with this id, if it is held.
+    fn by_id(&self, id: &EventId) -> Result<Option<Held>, Self::Error>;
+    /// The version held of this replaceable or addressable event.
+    fn by_address(&self, address: &Address) -> Result<Option<Held>, Self::Error>;
+    /// Whether `author` asked for the deletion of the event `id`.
+    fn is_deleted(&self, id: &EventId, author: &PublicKey) -> Result<bool, Self::Error>;
+    /// Up to which date the author deleted all versions at this address.
+    fn deleted_until(&self, address: &Address) -> Result<Option<Timestamp>, Self::Error>;
+}
+
+/// What becomes of an arriving event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is stored, with all that follows from it.
+    Save(Effects),
+    /// It is held already.
+    Duplicate,
+    /// A newer version of it is held, or an equally old one with a lower id.
+    Superseded,
+    /// Its author asked for its deletion.
+    Deleted,
+    /// Its expiration tag lies in the past.
+    Expired,
+    /// Its kind is passed on and never stored.
+    Ephemeral,
+}
+
+/// What a stored event changes besides being there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// Events that go, and why.
+    pub remove: Vec<(EventId, Removal)>,
+    /// Ids that this event's author may not bring (back).
+    pub tombstones: Vec<EventId>,
+    /// Addresses of which no version up to this event's date may come (back).
+    pub address_tombstones: Vec<Address>,
+}
+
+/// Why a stored event went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// A newer version took its place.
+    Superseded,
+    /// Its author asked for it.
+    Deleted,
+}
+
+impl Removal {
+    /// The word that stores and their change feeds use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Removal::Superseded => "superseded",
+            Removal::Deleted => "deleted",
+        }
+    }
+}
+
+/// Decides about `event`, which has been verified, at the time `now`.
+pub fn judge<H: Holdings>(
+    holdings: &H,
+    event: &Event,
+    now: Timestamp,
+) -> Result<Verdict, H::Error> {
+    if event.kind.class() == Class::Ephemeral {
+        return Ok(Verdict::Ephemeral);
+    }
+    if holdings.by_id(&event.id)?.is_some() {
+        return Ok(Verdict::Duplicate);
+    }
+    if event.expiration().is_some_and(|at| at <= now) {
+        return Ok(Verdict::Expired);
+    }
+    // A deletion cannot be deleted, whichever of the two came first.
+    if event.kind != Kind::DELETION && holdings.is_deleted(&event.id, &event.pubkey)? {
+        return Ok(Verdict::Deleted);
+    }
+    let mut effects = Effects::default();
+    if let Some(address) = event.address() {
+        if holdings.deleted_until(&address)?.is_some_and(|until| event.created_at <= until) {
+            return Ok(Verdict::Deleted);
+        }
+        match holdings.by_address(&address)? {
+            Some(held) if !supersedes(event, &held) => return Ok(Verdict::Superseded),
+            Some(held) => effects.remove.push((held.id, Removal::Superseded)),
+            None => {}
+        }
+    }
+    if event.kind == Kind::DELETION {
+        apply_deletion(holdings, event, &mut effects)?;
+    }
+    Ok(Verdict::Save(effects))
+}
+
+/// Newest wins; of two equally old ones the lowest id (NIP-01).
+fn supersedes(event: &Event, held: &Held) -> bool {
+    (event.created_at, held.id) > (held.created_at, event.id)
+}
+
+fn apply_deletion<H: Holdings>(
+    holdings: &H,
+    deletion: &Event,
+    effects: &mut Effects,
+) -> Result<(), H::Error> {
+    for id in deletion.deleted_ids() {
+        match holdings.by_id(&id)? {
+            // An id has one author for ever, so a stranger's request needs no tombstone.
+            Some(held) if held.pubkey != deletion.pubkey || held.kind == Kind::DELETION => continue,
+            Some(_) => effects.remove.push((id, Removal::Deleted)),
+            None => {}
+        }
+        effects.tombstones.push(id);
+    }
+    for address in deletion.deleted_addresses() {
+        if let Some(held) = holdings.by_address(&address)?
+            && held.created_at <= deletion.created_at
+        {
+            effects.remove.push((held.id, Removal::Deleted));
+        }
+        effects.address_tombstones.push(address);
+    }
+    effects.remove.sort_unstable_by_key(|(id, _)| *id);
+    effects.remove.dedup_by_key(|(id, _)| *id);
+    Ok(())
+}
+
+impl Event {
+    /// Where this event is the newest version, if its kind has versions (NIP-01).
+    pub fn address(&self) -> Option<Address> {
+        let d = match self.kind.class() {
+            Class::Replaceable => String::new(),
+            Class::Addressable => self.values_of("d").next().unwrap_or_default().to_owned(),
+            Class::Regular | Class::Ephemeral => return None,
+        };
+        Some(Address { kind: self.kind, pubkey: self.pubkey, d })
+    }
+
+    /// When it stops being valid (NIP-40). A value that is no number says nothing.
+    pub fn expiration(&self) -> Option<Timestamp> {
+        self.values_of("expiration").next()?.parse().ok().map(Timestamp)
+    }
+
+    /// The ids that this deletion request names, each once.
+    fn deleted_ids(&self) -> Vec<EventId> {
+        sorted(self.values_of("e").filter_map(|value| value.parse().ok()))
+    }
+
+    /// The addresses of its own author that this deletion request names, each once.
+    fn deleted_addresses(&self) -> Vec<Address> {
+        let addresses = self.values_of("a").filter_map(Address::parse);
+        sorted(addresses.filter(|address| address.pubkey == self.pubkey))
+    }
+
+    fn values_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        // A missing value counts as empty, as NIP-01 has it for `d`.
+        let named = self.tags.iter().filter(move |tag| tag.name() == Some(name));
+        named.map(|tag| tag.value().unwrap_or_default())
+    }
+}
+
+fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.collect();
+    items.sort_unstable();
+    items.dedup();
+    items
+}
+
+impl Address {
+    /// Reads `<kind>:<pubkey>:<d>`; `d` may hold colons, and is empty for replaceable kinds, where
+    /// whatever stands there is ignored.
+    pub fn parse(text: &str) -> Option<Address> {
+        let mut parts = text.splitn(3, ':');
+        let kind = Kind(parts.next()?.parse().ok()?);
+        let pubkey = parts.next()?.parse().ok()?;
+        let d = match kind.class() {
+            Class::Replaceable => "",
+            Class::Addressable => parts.next().unwrap_or_default(),
+            Class::Regular | Class::Ephemeral => return None,
+        };
+        Some(Address { kind, pubkey, d: d.to_owned() })
+    }
+}

@@ -1,0 +1,368 @@
+//! Events as written forms: JSON to packed and back, ids, signatures, and what is refused.
+
+use event::{
+    Event, EventId, Filter, Kind, Packed, PackedError, Signature, Tag, Timestamp, packed,
+    rules::{Effects, Held, Holdings, Verdict, judge},
+    twin::{self, Author},
+    verify,
+};
+use proptest::{collection::vec, prelude::*};
+
+const REAL_EVENTS: &str = include_str!("../../../tests/data/real-events.jsonl");
+
+/// The first version's bytes, for ever: stores out there are full of them.
+const GOLDEN_V1: &str = "01\
+    1111111111111111111111111111111111111111111111111111111111111111\
+    2222222222222222222222222222222222222222222222222222222222222222\
+    3333333333333333333333333333333333333333333333333333333333333333\
+    3333333333333333333333333333333333333333333333333333333333333333\
+    80a0d0b9060103\
+    02026501abababababababababababababababababababababababababababababababab\
+    03027404c3bc0000\
+    0568656c6c6f";
+
+fn golden_event() -> Event {
+    Event {
+        id: EventId([0x11; 32]),
+        pubkey: event::PublicKey([0x22; 32]),
+        created_at: Timestamp(1_731_465_216),
+        kind: Kind(1),
+        tags: vec![tag(&["e", &"ab".repeat(32)]), tag(&["t", "ü", ""]), tag(&[])],
+        content: "hello".into(),
+        sig: Signature([0x33; 64]),
+    }
+}
+
+fn tag(values: &[&str]) -> Tag {
+    Tag(values.iter().map(|value| (*value).to_owned()).collect())
+}
+
+#[test]
+fn packed_bytes_of_version_1_never_change() {
+    let golden = hex::encode(golden_event().pack());
+    assert_eq!(golden, GOLDEN_V1);
+    let bytes = hex::decode(GOLDEN_V1).unwrap();
+    assert_eq!(Packed::parse(&bytes).unwrap().unpack(), golden_event());
+}
+
+#[test]
+fn every_real_event_verifies_and_survives_packing() {
+    let mut events = 0;
+    for line in REAL_EVENTS.lines() {
+        let event = Event::from_json(line.as_bytes()).unwrap();
+        let packed = event.pack();
+        let view = Packed::parse(&packed).unwrap();
+        assert_eq!(view.unpack(), event);
+        assert_same_json(line, &event.to_json());
+        verify(event).unwrap();
+        events += 1;
+    }
+    assert!(events > 0);
+}
+
+#[track_caller]
+fn assert_same_json(one: &str, other: &str) {
+    let value = |text| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    assert_eq!(value(one), value(other));
+}
+
+#[test]
+fn a_changed_event_has_another_id_and_a_changed_signature_is_refused() {
+    let event = Author::new(1).sign(1, 1, &[&["t", "x"]], "as signed").into_inner();
+    let reworded = Event { content: "as forged".into(), ..event.clone() };
+    assert_eq!(verify(reworded.clone()), Err(event::Invalid::Id));
+    let rehashed = Event { id: reworded.computed_id(), ..reworded };
+    assert_eq!(verify(rehashed), Err(event::Invalid::Signature));
+    let stolen = Event { pubkey: Author::new(2).pubkey(), ..event.clone() };
+    let stolen = Event { id: stolen.computed_id(), ..stolen };
+    assert_eq!(verify(stolen), Err(event::Invalid::Signature));
+    let no_point = Event { pubkey: event::PublicKey([0xff; 32]), ..event };
+    let no_point = Event { id: no_point.computed_id(), ..no_point };
+    assert_eq!(verify(no_point), Err(event::Invalid::Signature));
+}
+
+#[test]
+fn the_id_escapes_seven_characters_and_no_other() {
+    let content = "\n\"\\\r\t\u{8}\u{c}\u{1f}\u{7f}\u{0}ü/\u{2028}😀";
+    let event = Event { content: content.into(), tags: vec![tag(&["t", "\""])], ..golden_event() };
+    let serialised = format!(
+        "[0,\"{}\",1731465216,1,[[\"t\",\"\\\"\"]],\"\\n\\\"\\\\\\r\\t\\b\\f\u{1f}\u{7f}\u{0}ü/\u{2028}😀\"]",
+        "22".repeat(32)
+    );
+    use sha2::Digest;
+    assert_eq!(event.computed_id().0, <[u8; 32]>::from(sha2::Sha256::digest(serialised)));
+}
+
+/// `golden_event` as JSON with one value replaced, or one key added.
+fn json_with(key: &str, value: &str) -> String {
+    let mut fields = vec![
+        ("id", format!("\"{}\"", "11".repeat(32))),
+        ("pubkey", format!("\"{}\"", "22".repeat(32))),
+        ("created_at", "1".to_owned()),
+        ("kind", "1".to_owned()),
+        ("tags", "[]".to_owned()),
+        ("content", "\"\"".to_owned()),
+        ("sig", format!("\"{}\"", "33".repeat(64))),
+    ];
+    match fields.iter_mut().find(|(known, _)| *known == key) {
+        Some(field) => field.1 = value.to_owned(),
+        None => fields.push((key, value.to_owned())),
+    }
+    let fields: Vec<String> = fields.iter().map(|(k, v)| format!("\"{k}\":{v}")).collect();
+    format!("{{{}}}", fields.join(","))
+}
+
+#[track_caller]
+fn check_refused(json: &str, reason: &str) {
+    let refusal = Event::from_json(json.as_bytes()).unwrap_err().to_string();
+    assert!(refusal.contains(reason), "{refusal:?} does not speak of {reason:?}");
+}
+
+#[test]
+fn hostile_json_is_refused_with_a_reason() {
+    Event::from_json(json_with("kind", "1").as_bytes()).unwrap();
+    check_refused("", "expected a JSON object");
+    check_refused("[\"a\",\"b\",1,1,[],\"\",\"c\"]", "expected a JSON object");
+    check_refused("{", "EOF");
+    check_refused(&format!("{} x", json_with("kind", "1")), "trailing");
+    check_refused(&json_with("id", "\"AB\""), "64 lower-case hex digits");
+    check_refused(&json_with("id", &format!("\"{}\"", "AB".repeat(32))), "lower-case");
+    check_refused(&json_with("sig", &format!("\"{}\"", "33".repeat(63))), "128 lower-case");
+    check_refused(&json_with("id", "null"), "64 lower-case hex digits");
+    check_refused(&json_with("created_at", "-1"), "expected u64");
+    check_refused(&json_with("created_at", "1.0"), "expected u64");
+    check_refused(&json_with("created_at", "1e400"), "number out of range");
+    check_refused(&json_with("created_at", "18446744073709551616"), "expected u64");
+    check_refused(&json_with("kind", "65536"), "expected u16");
+    check_refused(&json_with("kind", "\"1\""), "expected u16");
+    check_refused(&json_with("tags", "{}"), "expected a sequence");
+    check_refused(&json_with("tags", "[[1]]"), "expected a string");
+    check_refused(&json_with("tags", "[[[\"nested\"]]]"), "expected a string");
+    check_refused(&json_with("content", "\"\\ud800\""), "hex escape");
+    check_refused(&json_with("content", "\"\\udc00 lone\""), "surrogate");
+    check_refused(&json_with("content", "\"\\x\""), "escape");
+    check_refused(&json_with("content", "\"\n\""), "control character");
+    let twice = json_with("kind", "1").replace("\"tags\"", "\"kind\":2,\"tags\"");
+    check_refused(&twice, "duplicate field `kind`");
+    let escaped_twice = json_with("kind", "1").replace("\"tags\"", "\"\\u006bind\":2,\"tags\"");
+    check_refused(&escaped_twice, "duplicate field `kind`");
+    check_refused(&json_with("kind", "1").replace("\"kind\":1,", ""), "missing field `kind`");
+    let invalid_utf8 = [b"{\"id\":\"".as_slice(), &[0xff, 0xfe], b"\"}"].concat();
+    assert!(Event::from_json(&invalid_utf8).is_err());
+}
+
+#[test]
+fn deep_nesting_and_huge_tags_end_in_an_answer() {
+    let deep = "[".repeat(1_000_000);
+    Event::from_json(json_with("tags", &deep).as_bytes()).unwrap_err();
+    Event::from_json(json_with("extra", &deep).as_bytes()).unwrap_err();
+    let many = format!("[{}[]]", "[],".repeat(200_000));
+    let event = Event::from_json(json_with("tags", &many).as_bytes()).unwrap();
+    assert_eq!(Packed::parse(&event.pack()).unwrap().tags().count(), 200_001);
+}
+
+#[test]
+fn keys_that_nip_01_does_not_know_are_dropped() {
+    let event = Event::from_json(json_with("extra", "{\"a\":[1e9,null]}").as_bytes()).unwrap();
+    assert!(!event.to_json().contains("extra"));
+}
+
+#[track_caller]
+fn check_not_packed(bytes: &[u8], error: PackedError) {
+    assert_eq!(Packed::parse(bytes).unwrap_err(), error);
+}
+
+#[test]
+fn bytes_that_are_no_packed_event_are_refused() {
+    let good = golden_event().pack();
+    check_not_packed(&[], PackedError::Truncated);
+    check_not_packed(&[2], PackedError::Version(2));
+    for length in 1..good.len() {
+        check_not_packed(&good[..length], PackedError::Truncated);
+    }
+    check_not_packed(&[&good[..], &[0]].concat(), PackedError::Trailing(1));
+    let head = &good[..129];
+    check_not_packed(&[head, &[0x81, 0x00]].concat(), PackedError::Number);
+    check_not_packed(&[head, &[0xff; 9], &[2]].concat(), PackedError::Number);
+    check_not_packed(&[head, &[1, 0x80, 0x80, 4]].concat(), PackedError::Number);
+    let with_tag = |value: &[u8]| [head, &[1, 1, 1, 1], value, &[0]].concat();
+    check_not_packed(&with_tag(&[3, 0]), PackedError::Value);
+    check_not_packed(&with_tag(&[2, 0xff]), PackedError::Utf8);
+    let spelled_out = [&[0x80, 0x01][..], "ab".repeat(32).as_bytes()].concat();
+    check_not_packed(&with_tag(&spelled_out), PackedError::Value);
+}
+
+#[track_caller]
+fn check_filter_refused(json: &str, reason: &str) {
+    let refusal = Filter::from_json(json.as_bytes()).unwrap_err().to_string();
+    assert!(refusal.contains(reason), "{refusal:?} does not speak of {reason:?}");
+}
+
+#[test]
+fn filters_with_unknown_or_malformed_fields_are_refused() {
+    check_filter_refused("[]", "expected a JSON object");
+    check_filter_refused(r#"{"search":"x"}"#, "`search` is not supported");
+    check_filter_refused(r##"{"#long":["x"]}"##, "`#long` is not supported");
+    check_filter_refused(r##"{"#1":["x"]}"##, "`#1` is not supported");
+    check_filter_refused(r##"{"#ü":["x"]}"##, "`#ü` is not supported");
+    check_filter_refused(r#"{"":[]}"#, "`` is not supported");
+    check_filter_refused(r#"{"ids":["ab"]}"#, "64 lower-case hex digits");
+    check_filter_refused(r##"{"#p":["ab"]}"##, "64 lower-case hex digits");
+    check_filter_refused(r##"{"#t":"ab"}"##, "expected a sequence");
+    check_filter_refused(r#"{"kinds":[70000]}"#, "expected u16");
+    check_filter_refused(r#"{"limit":-1}"#, "expected u64");
+    check_filter_refused(r#"{"since":1,"since":2}"#, "`since` stands twice");
+    check_filter_refused(r##"{"#t":["a"],"#t":["b"]}"##, "`#t` stands twice");
+}
+
+#[track_caller]
+fn check_match(filter: &str, expected: bool) {
+    let event = Author::new(1).sign(5, 1, &[&["t", "a"], &["t", "b", "c"], &["g"]], "");
+    let filter_read = Filter::from_json(filter.as_bytes()).unwrap();
+    assert_eq!(filter_read.matches(&event), expected, "{filter}");
+}
+
+#[test]
+fn filters_match_as_nip_01_and_nip_91_say() {
+    check_match("{}", true);
+    check_match(r#"{"ids":[]}"#, false);
+    check_match(r#"{"kinds":[]}"#, false);
+    check_match(r##"{"#t":[]}"##, false);
+    check_match(r#"{"&t":[]}"#, false);
+    check_match(r#"{"since":5,"until":5}"#, true);
+    check_match(r#"{"since":6}"#, false);
+    check_match(r#"{"until":4}"#, false);
+    check_match(r##"{"#t":["x","b"]}"##, true);
+    check_match(r##"{"#t":["c"]}"##, false);
+    check_match(r##"{"#g":[""]}"##, false);
+    check_match(r#"{"&t":["a","b"]}"#, true);
+    check_match(r#"{"&t":["a","x"]}"#, false);
+    check_match(r#"{"limit":0}"#, true);
+}
+
+proptest! {
+    #[test]
+    fn json_to_packed_to_json_keeps_every_value(event in twin::event()) {
+        let json = event.to_json();
+        let read = Event::from_json(json.as_bytes()).unwrap();
+        prop_assert_eq!(&read, &*event);
+        let packed = read.pack();
+        let view = Packed::parse(&packed).unwrap();
+        prop_assert_eq!(&view.unpack(), &*event);
+        let mut written = Vec::new();
+        view.write_json(&mut written);
+        prop_assert_eq!(String::from_utf8(written).unwrap(), json);
+        prop_assert_eq!(view.unpack().pack(), packed);
+    }
+
+    #[test]
+    fn random_bytes_never_panic(bytes in vec(any::<u8>(), 0..400), at in 0usize..300, byte: u8) {
+        let _ = Event::from_json(&bytes);
+        let _ = Filter::from_json(&bytes);
+        let _ = Packed::parse(&bytes);
+        let mut damaged = golden_event().pack();
+        if let Some(place) = damaged.get_mut(at) {
+            *place = byte;
+        }
+        if let Ok(view) = Packed::trusted(&damaged) {
+            view.unpack();
+        }
+        if let Ok(view) = Packed::parse(&damaged) {
+            prop_assert_eq!(view.unpack().pack(), damaged);
+        }
+    }
+
+    #[test]
+    fn damaged_json_never_panics(event in twin::event(), at: prop::sample::Index, byte: u8) {
+        let mut json = event.to_json().into_bytes();
+        let at = at.index(json.len());
+        json[at] = byte;
+        if let Ok(read) = Event::from_json(&json) {
+            prop_assert!(read == *event || verify(read).is_err());
+        }
+    }
+
+    #[test]
+    fn filters_survive_json(filter in twin::filter(&[])) {
+        let json = serde_json::to_string(&filter).unwrap();
+        prop_assert_eq!(Filter::from_json(json.as_bytes()).unwrap(), filter);
+    }
+
+    #[test]
+    fn the_rules_keep_what_the_naive_store_keeps(arrivals in twin::arrivals(24)) {
+        let mut naive = twin::NaiveStore::default();
+        let mut ruled = Ruled::default();
+        for event in &arrivals {
+            naive.save(event);
+            ruled.arrive(event);
+        }
+        let mut naive: Vec<EventId> = naive.live().iter().map(|event| event.id).collect();
+        let mut ruled: Vec<EventId> = ruled.live.iter().map(|event| event.id).collect();
+        naive.sort();
+        ruled.sort();
+        prop_assert_eq!(naive, ruled);
+    }
+}
+
+/// [`judge`] with the simplest holdings there are.
+#[derive(Default)]
+struct Ruled {
+    live: Vec<Event>,
+    effects: Vec<(event::PublicKey, Effects, Timestamp)>,
+}
+
+impl Ruled {
+    fn arrive(&mut self, event: &Event) {
+        if let Verdict::Save(effects) = judge(self, event, Timestamp(0)).unwrap() {
+            self.live.retain(|held| !effects.remove.iter().any(|(id, _)| *id == held.id));
+            self.live.push(event.clone());
+            self.effects.push((event.pubkey, effects, event.created_at));
+        }
+    }
+
+    fn find(&self, wanted: impl Fn(&Event) -> bool) -> Option<Held> {
+        let found = self.live.iter().find(|event| wanted(event))?;
+        let Event { id, pubkey, created_at, kind, .. } = *found;
+        Some(Held { id, pubkey, created_at, kind })
+    }
+}
+
+impl Holdings for Ruled {
+    type Error = std::convert::Infallible;
+
+    fn by_id(&self, id: &EventId) -> Result<Option<Held>, Self::Error> {
+        Ok(self.find(|event| event.id == *id))
+    }
+
+    fn by_address(&self, address: &event::Address) -> Result<Option<Held>, Self::Error> {
+        Ok(self.find(|event| event.address().as_ref() == Some(address)))
+    }
+
+    fn is_deleted(&self, id: &EventId, author: &event::PublicKey) -> Result<bool, Self::Error> {
+        let named = |effects: &Effects| effects.tombstones.contains(id);
+        Ok(self.effects.iter().any(|(by, effects, _)| by == author && named(effects)))
+    }
+
+    fn deleted_until(&self, address: &event::Address) -> Result<Option<Timestamp>, Self::Error> {
+        let naming = self.effects.iter().filter(|(_, e, _)| e.address_tombstones.contains(address));
+        Ok(naming.map(|(_, _, at)| *at).max())
+    }
+}
+
+#[test]
+fn expired_and_ephemeral_events_are_not_for_storing() {
+    let author = Author::new(1);
+    let verdict = |event: &Event, now| judge(&Ruled::default(), event, Timestamp(now)).unwrap();
+    let expiring = author.sign(5, 1, &[&["expiration", "10"]], "");
+    assert_eq!(verdict(&expiring, 10), Verdict::Expired);
+    assert!(matches!(verdict(&expiring, 9), Verdict::Save(_)));
+    let unclear = author.sign(5, 1, &[&["expiration", "soon"]], "");
+    assert!(matches!(verdict(&unclear, u64::MAX), Verdict::Save(_)));
+    assert_eq!(verdict(&author.sign(5, 20_000, &[], ""), 0), Verdict::Ephemeral);
+}
+
+#[test]
+fn packed_events_and_json_are_told_apart_by_one_byte() {
+    assert_eq!(golden_event().pack()[0], packed::VERSION);
+    assert_ne!(packed::VERSION, b'{');
+}

@@ -1,0 +1,292 @@
+//! The merge scan: filters in, events out, newest first and ties by lowest id.
+//!
+//! Between two pages a scan keeps a [`Cursor`] and nothing else: no transaction, no iterator. So a
+//! slow client pins no pages of the store, and a canister can hand the cursor to its caller.
+
+use std::{borrow::Cow, cmp::Reverse, collections::BinaryHeap};
+
+use event::{EventId, Filter, Packed, Timestamp};
+
+use crate::{
+    Index, Key, Matcher, Plan, Seq,
+    keys::{Order, TIE_BYTES, reversed_date},
+};
+
+/// A store, as far as scanning goes.
+pub trait Source {
+    type Error;
+    /// A walk over keys, ascending.
+    type Walk<'a>: Iterator<Item = Result<Key, Self::Error>>
+    where
+        Self: 'a;
+
+    /// The keys of `index` from `first` to `last`, both included. The bounds have the index's length.
+    fn walk(&self, index: Index, first: &Key, last: &Key) -> Result<Self::Walk<'_>, Self::Error>;
+    /// Where the event with this id is, if it is held.
+    fn seq_of(&self, id: &EventId) -> Result<Option<Seq>, Self::Error>;
+    /// The packed event at `seq`, if it is (still) held.
+    fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, Self::Error>;
+}
+
+/// Who takes a scan's events, and says when a page is full.
+pub trait Reader {
+    /// The next event.
+    fn take(&mut self, seq: Seq, event: &Packed<'_>) -> Take;
+    /// Whether there is time for one more candidate. Asked before each.
+    fn may_go_on(&mut self) -> bool {
+        true
+    }
+}
+
+/// What a [`Reader`] did with an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// Took it, and has room for more.
+    More,
+    /// Took it, and the page is full.
+    Last,
+    /// Has no room for it: it starts the next page.
+    NotThis,
+}
+
+/// An event's place in NIP-01's order. Smaller comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub created_at: Timestamp,
+    pub id: EventId,
+}
+
+impl Position {
+    fn key(&self) -> (Reverse<Timestamp>, EventId) {
+        (Reverse(self.created_at), self.id)
+    }
+
+    fn tie(&self) -> [u8; TIE_BYTES] {
+        let mut tie = [0; TIE_BYTES];
+        tie.copy_from_slice(Order::new(self.created_at, &self.id, Seq(0)).tie());
+        tie
+    }
+}
+
+/// All that a scan remembers between pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// The last event looked at; the scan goes on behind it.
+    pub after: Option<Position>,
+    /// How many events each filter may still give, in the order of the filters.
+    pub remaining: Vec<u64>,
+}
+
+/// The answer to some filters, in pages.
+pub struct Scan {
+    filters: Vec<Prepared>,
+    after: Option<Position>,
+    horizon: Seq,
+}
+
+struct Prepared {
+    plan: Plan,
+    matcher: Matcher,
+    remaining: u64,
+    since: Timestamp,
+    until: Timestamp,
+}
+
+impl Scan {
+    /// A scan of all events that match one of the filters; each filter gives at most its `limit`.
+    pub fn new(filters: &[Filter]) -> Scan {
+        let remaining = filters.iter().map(|filter| filter.limit.unwrap_or(u64::MAX)).collect();
+        Scan::resume(filters, &Cursor { after: None, remaining })
+    }
+
+    /// The scan of the same filters that had come as far as `cursor`. Filters for which the cursor
+    /// has no number give nothing.
+    pub fn resume(filters: &[Filter], cursor: &Cursor) -> Scan {
+        let left = cursor.remaining.iter().copied().chain(std::iter::repeat(0));
+        let filters = filters
+            .iter()
+            .zip(left)
+            .map(|(filter, remaining)| Prepared {
+                plan: Plan::of(filter),
+                matcher: Matcher::new(filter),
+                remaining,
+                since: filter.since.unwrap_or(Timestamp(0)),
+                until: filter.until.unwrap_or(Timestamp(u64::MAX)),
+            })
+            .collect();
+        Scan { filters, after: cursor.after, horizon: Seq(u64::MAX) }
+    }
+
+    /// Leaves out whatever was stored after `horizon`: those events are somebody else's to deliver.
+    pub fn up_to(mut self, horizon: Seq) -> Scan {
+        self.horizon = horizon;
+        self
+    }
+
+    /// Where it is now.
+    pub fn cursor(&self) -> Cursor {
+        let remaining = self.filters.iter().map(|filter| filter.remaining).collect();
+        Cursor { after: self.after, remaining }
+    }
+
+    /// Gives the next events to `reader` until it has enough. True: there are no more.
+    pub fn page<S: Source>(
+        &mut self,
+        source: &S,
+        reader: &mut impl Reader,
+    ) -> Result<bool, S::Error> {
+        let mut merge = self.open(source)?;
+        while let Some(group) = merge.next_group()? {
+            for (seq, bytes) in self.in_order(source, group)? {
+                if !reader.may_go_on() {
+                    return Ok(false);
+                }
+                let Ok(event) = Packed::trusted(&bytes) else { continue };
+                match self.offer(seq, &event, reader) {
+                    Take::More => {}
+                    Take::Last => return Ok(self.is_done()),
+                    Take::NotThis => return Ok(false),
+                }
+            }
+            if self.is_done() {
+                return Ok(true);
+            }
+        }
+        Ok(true)
+    }
+
+    fn is_done(&self) -> bool {
+        self.filters.iter().all(|filter| filter.remaining == 0)
+    }
+
+    /// Passes one candidate to the reader if a filter still wants it, and steps behind it.
+    fn offer(&mut self, seq: Seq, event: &Packed<'_>, reader: &mut impl Reader) -> Take {
+        let mut wanting: Vec<&mut Prepared> = self
+            .filters
+            .iter_mut()
+            .filter(|filter| filter.remaining > 0 && filter.matcher.matches(event))
+            .collect();
+        let take = if wanting.is_empty() { Take::More } else { reader.take(seq, event) };
+        if take != Take::NotThis {
+            wanting.iter_mut().for_each(|filter| filter.remaining -= 1);
+            self.after = Some(Position { created_at: event.created_at(), id: event.id() });
+        }
+        take
+    }
+
+    /// The events of one group that lie behind the cursor, by date and whole id.
+    fn in_order<'s, S: Source>(
+        &self,
+        source: &'s S,
+        group: Vec<Seq>,
+    ) -> Result<Vec<(Seq, Cow<'s, [u8]>)>, S::Error> {
+        let mut found = Vec::with_capacity(group.len());
+        for seq in group {
+            if seq > self.horizon {
+                continue;
+            }
+            let Some(bytes) = source.event(seq)? else { continue };
+            let Ok(event) = Packed::trusted(&bytes) else { continue };
+            let position = Position { created_at: event.created_at(), id: event.id() };
+            if self.after.is_none_or(|after| position.key() > after.key()) {
+                found.push((position.key(), seq, bytes));
+            }
+        }
+        found.sort_by_key(|(key, _, _)| *key);
+        Ok(found.into_iter().map(|(_, seq, bytes)| (seq, bytes)).collect())
+    }
+
+    fn open<'s, S: Source>(&self, source: &'s S) -> Result<Merge<'s, S>, S::Error> {
+        let mut merge = Merge { streams: Vec::new(), heads: BinaryHeap::new() };
+        for filter in self.filters.iter().filter(|filter| filter.remaining > 0) {
+            match &filter.plan {
+                Plan::Nothing => {}
+                Plan::Ids(ids) => merge.add(Stream::List(self.orders_of(source, ids)?))?,
+                Plan::Walk(index, prefixes) => {
+                    let Some((first, last)) = self.bounds(filter) else { continue };
+                    for prefix in prefixes {
+                        let (first, last) = (prefix.with(&first.0), prefix.with(&last.0));
+                        merge.add(Stream::Walk(source.walk(*index, &first, &last)?))?;
+                    }
+                }
+            }
+        }
+        Ok(merge)
+    }
+
+    /// The orders between which a filter's events lie, given how far the scan has come.
+    fn bounds(&self, filter: &Prepared) -> Option<(Order, Order)> {
+        let mut first = [0; 14];
+        first[..5].copy_from_slice(&reversed_date(filter.until));
+        if let Some(after) = &self.after {
+            // From the start of the tie: some of its events may still be to come.
+            let mut resumed = [0; 14];
+            resumed[..TIE_BYTES].copy_from_slice(&after.tie());
+            first = first.max(resumed);
+        }
+        let mut last = [0xff; 14];
+        last[..5].copy_from_slice(&reversed_date(filter.since));
+        (first <= last).then_some((Order(first), Order(last)))
+    }
+
+    fn orders_of<S: Source>(
+        &self,
+        source: &S,
+        ids: &[EventId],
+    ) -> Result<std::vec::IntoIter<Order>, S::Error> {
+        let mut orders = Vec::new();
+        for id in ids {
+            let Some(seq) = source.seq_of(id)? else { continue };
+            let Some(bytes) = source.event(seq)? else { continue };
+            let Ok(event) = Packed::trusted(&bytes) else { continue };
+            orders.push(Order::new(event.created_at(), id, seq));
+        }
+        orders.sort_unstable();
+        Ok(orders.into_iter())
+    }
+}
+
+/// Streams of orders, merged.
+struct Merge<'s, S: Source + 's> {
+    streams: Vec<Stream<S::Walk<'s>>>,
+    /// The next order of each stream that has one.
+    heads: BinaryHeap<Reverse<(Order, usize)>>,
+}
+
+enum Stream<W> {
+    Walk(W),
+    List(std::vec::IntoIter<Order>),
+}
+
+impl<'s, S: Source> Merge<'s, S> {
+    fn add(&mut self, stream: Stream<S::Walk<'s>>) -> Result<(), S::Error> {
+        self.streams.push(stream);
+        self.pull(self.streams.len() - 1)
+    }
+
+    fn pull(&mut self, stream: usize) -> Result<(), S::Error> {
+        let order = match &mut self.streams[stream] {
+            Stream::Walk(walk) => walk.next().transpose()?.map(|key| key.order()),
+            Stream::List(orders) => orders.next(),
+        };
+        self.heads.extend(order.map(|order| Reverse((order, stream))));
+        Ok(())
+    }
+
+    /// All events that the keys cannot tell apart, each once: nearly always one event.
+    fn next_group(&mut self) -> Result<Option<Vec<Seq>>, S::Error> {
+        let Some(Reverse((first, _))) = self.heads.peek().copied() else { return Ok(None) };
+        let mut group = Vec::with_capacity(1);
+        while let Some(Reverse((order, stream))) = self.heads.peek().copied() {
+            if order.tie() != first.tie() {
+                break;
+            }
+            self.heads.pop();
+            if group.last() != Some(&order.seq()) {
+                group.push(order.seq());
+            }
+            self.pull(stream)?;
+        }
+        Ok(Some(group))
+    }
+}
