@@ -1,0 +1,362 @@
+//! What an operator can set, and where from: a TOML file, then `AQUIFER_…` variables, then flags;
+//! the later wins.
+//!
+//! [`Settings`] is the configuration as written: every field may be missing, and one struct is file,
+//! environment and `--help` at once. [`Config`] is the configuration as run: defaults chosen, values
+//! checked against each other.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context, bail, ensure};
+use candid::Principal;
+use clap::{Args, ValueEnum};
+use figment::{
+    Figment,
+    providers::{Env, Format, Serialized, Toml},
+};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+/// The API gateway of the Internet Computer's mainnet.
+const GATEWAY_DEFAULT: &str = "https://icp-api.io";
+
+/// Settings as written. Every one has a flag, a key in the file (with `_` for `-`), and a variable
+/// (`AQUIFER_` and the key in capitals).
+#[derive(Args, Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Address and port to listen on; port 0 takes a free one [default: 127.0.0.1:7777]
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<SocketAddr>,
+
+    /// Folder for the relay's key and events; made if missing [default: aquifer-data]
+    #[arg(long, value_name = "FOLDER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<PathBuf>,
+
+    /// The event store canister to share; without it the relay keeps its events to itself
+    #[arg(long, value_name = "ID")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    canister: Option<String>,
+
+    /// Where the Internet Computer answers [default: https://icp-api.io]
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway: Option<Url>,
+
+    /// Trust the root key that the gateway states: for local and test networks only
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fetch_root_key: Option<bool>,
+
+    /// Seconds between two looks at the canister for what other relays brought [default: 5]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    poll_interval: Option<f64>,
+
+    /// What to do with new events while the canister has not granted this relay [default: keep]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_granted: Option<NotGranted>,
+
+    /// Name shown to clients (NIP-11) [default: aquifer]
+    #[arg(long, value_name = "TEXT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+
+    /// Description shown to clients (NIP-11)
+    #[arg(long, value_name = "TEXT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
+
+    /// How to reach the operator, a URI (NIP-11)
+    #[arg(long, value_name = "URI")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    contact: Option<String>,
+
+    /// Connections at a time [default: 4096]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connections_max: Option<usize>,
+
+    /// Bytes of one message from a client [default: 524288]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_bytes_max: Option<usize>,
+
+    /// Bytes of one event as JSON [default: 131072]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_bytes_max: Option<usize>,
+
+    /// Tags of one event [default: 5000]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_tags_max: Option<usize>,
+
+    /// Seconds that an event's date may lie ahead [default: 900]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    future_seconds_max: Option<u64>,
+
+    /// Subscriptions of one connection [default: 64]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subscriptions_max: Option<usize>,
+
+    /// Filters of one subscription [default: 32]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filters_max: Option<usize>,
+
+    /// Values (ids, authors, kinds, tags) in all filters of one subscription [default: 12000]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filter_values_max: Option<usize>,
+
+    /// Stored events that one filter may ask for [default: 5000]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_max: Option<u64>,
+
+    /// Stored events that a filter without a limit gets [default: 500]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_default: Option<u64>,
+
+    /// What to log, as `info` or `aquifer=debug,warn` [default: info]
+    #[arg(long, value_name = "FILTER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+
+    /// How log lines look [default: text]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_format: Option<LogFormat>,
+}
+
+/// What becomes of new events while the canister has not granted this relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NotGranted {
+    /// They are stored here and sent up once the grant is there.
+    Keep,
+    /// They are refused with `restricted:`.
+    Refuse,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The configuration as run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub data: PathBuf,
+    pub layer2: Option<Layer2Config>,
+    pub not_granted: NotGranted,
+    pub about: About,
+    pub limits: Limits,
+    pub log: String,
+    pub log_format: LogFormat,
+}
+
+/// Which canister to share, and how to reach it.
+#[derive(Clone, Debug)]
+pub struct Layer2Config {
+    pub canister: Principal,
+    pub gateway: Url,
+    pub fetch_root_key: bool,
+    pub poll_interval: Duration,
+}
+
+/// What NIP-11 tells people.
+#[derive(Clone, Debug)]
+pub struct About {
+    pub name: String,
+    pub description: String,
+    pub contact: Option<String>,
+}
+
+/// What one client may ask of the relay. NIP-11 states them.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub connections_max: usize,
+    pub message_bytes_max: usize,
+    pub event_bytes_max: usize,
+    pub event_tags_max: usize,
+    pub future_seconds_max: u64,
+    pub subscriptions_max: usize,
+    pub filters_max: usize,
+    pub filter_values_max: usize,
+    pub limit_max: u64,
+    pub limit_default: u64,
+}
+
+impl Settings {
+    /// These settings over those of the environment, over those of `file`.
+    pub fn over(self, file: Option<PathBuf>) -> anyhow::Result<Settings> {
+        let mut figment = Figment::new();
+        if let Some(file) = file {
+            ensure!(file.is_file(), "there is no configuration file {}", file.display());
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        figment
+            .merge(Env::prefixed("AQUIFER_"))
+            .merge(Serialized::defaults(self))
+            .extract()
+            .context("reading the configuration")
+    }
+
+    /// The folder for key and events.
+    pub fn data(&self) -> PathBuf {
+        self.data.clone().unwrap_or_else(|| PathBuf::from("aquifer-data"))
+    }
+
+    /// Chooses defaults and checks.
+    pub fn resolve(self) -> anyhow::Result<Config> {
+        let data = self.data();
+        let layer2 = self.layer2()?;
+        let limits = Limits {
+            connections_max: self.connections_max.unwrap_or(4096),
+            message_bytes_max: self.message_bytes_max.unwrap_or(512 * 1024),
+            event_bytes_max: self.event_bytes_max.unwrap_or(128 * 1024),
+            event_tags_max: self.event_tags_max.unwrap_or(5_000),
+            future_seconds_max: self.future_seconds_max.unwrap_or(900),
+            subscriptions_max: self.subscriptions_max.unwrap_or(64),
+            filters_max: self.filters_max.unwrap_or(32),
+            filter_values_max: self.filter_values_max.unwrap_or(12_000),
+            limit_max: self.limit_max.unwrap_or(5_000),
+            limit_default: self.limit_default.unwrap_or(500),
+        };
+        limits.check()?;
+        Ok(Config {
+            listen: self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7777))),
+            data,
+            layer2,
+            not_granted: self.not_granted.unwrap_or(NotGranted::Keep),
+            about: About {
+                name: self.name.unwrap_or_else(|| "aquifer".into()),
+                description: self.description.unwrap_or_else(|| {
+                    "A nostr relay that shares its event store with other relays.".into()
+                }),
+                contact: self.contact,
+            },
+            limits,
+            log: self.log.unwrap_or_else(|| "info".into()),
+            log_format: self.log_format.unwrap_or(LogFormat::Text),
+        })
+    }
+
+    fn layer2(&self) -> anyhow::Result<Option<Layer2Config>> {
+        let Some(canister) = &self.canister else { return Ok(None) };
+        let canister = Principal::from_text(canister)
+            .with_context(|| format!("`canister` is {canister:?}, which is no canister id"))?;
+        let gateway = match &self.gateway {
+            Some(gateway) => gateway.clone(),
+            None => Url::parse(GATEWAY_DEFAULT).expect("it is a URL"),
+        };
+        let fetch_root_key = self.fetch_root_key.unwrap_or(false);
+        if fetch_root_key && is_mainnet(&gateway) {
+            bail!(
+                "`fetch-root-key` would trust whatever {gateway} says; mainnet's key is built in"
+            );
+        }
+        let seconds = self.poll_interval.unwrap_or(5.0);
+        ensure!(
+            (0.05..=86_400.0).contains(&seconds),
+            "`poll-interval` is {seconds} s; it must lie between 0.05 and 86400"
+        );
+        let poll_interval = Duration::from_secs_f64(seconds);
+        Ok(Some(Layer2Config { canister, gateway, fetch_root_key, poll_interval }))
+    }
+}
+
+impl Limits {
+    fn check(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.event_bytes_max < self.message_bytes_max,
+            "`event-bytes-max` ({}) must be below `message-bytes-max` ({})",
+            self.event_bytes_max,
+            self.message_bytes_max
+        );
+        ensure!(
+            self.limit_default <= self.limit_max,
+            "`limit-default` ({}) must not exceed `limit-max` ({})",
+            self.limit_default,
+            self.limit_max
+        );
+        Ok(())
+    }
+}
+
+fn is_mainnet(gateway: &Url) -> bool {
+    const MAINNET: [&str; 4] = ["icp-api.io", "icp0.io", "ic0.app", "internetcomputer.org"];
+    gateway.host_str().is_some_and(|host| {
+        MAINNET.iter().any(|main| host == *main || host.ends_with(&format!(".{main}")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_refused(settings: Settings, reason: &str) {
+        let refusal = format!("{:#}", settings.resolve().unwrap_err());
+        assert!(refusal.contains(reason), "{refusal:?} does not speak of {reason:?}");
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused_with_their_name() {
+        let canister = || Some("aaaaa-aa".to_owned());
+        check_refused(
+            Settings { canister: Some("nonsense".into()), ..Settings::default() },
+            "no canister id",
+        );
+        check_refused(
+            Settings { canister: canister(), poll_interval: Some(0.0), ..Settings::default() },
+            "poll-interval",
+        );
+        check_refused(
+            Settings { canister: canister(), fetch_root_key: Some(true), ..Settings::default() },
+            "fetch-root-key",
+        );
+        check_refused(
+            Settings { event_bytes_max: Some(1 << 30), ..Settings::default() },
+            "event-bytes-max",
+        );
+        check_refused(
+            Settings { limit_default: Some(9), limit_max: Some(8), ..Settings::default() },
+            "limit-default",
+        );
+    }
+
+    #[test]
+    #[allow(clippy::result_large_err)] // figment's own closure type.
+    fn flags_win_over_variables_and_variables_over_the_file() {
+        figment::Jail::expect_with(|jail| {
+            jail.create_file("relay.toml", "name = 'file'\ncontact = 'file'\nlimit_max = 600\n")?;
+            jail.set_env("AQUIFER_NAME", "variable");
+            jail.set_env("AQUIFER_CONTACT", "variable");
+            let flags = Settings { name: Some("flag".into()), ..Settings::default() };
+            let config =
+                flags.over(Some("relay.toml".into())).and_then(Settings::resolve).unwrap();
+            assert_eq!(config.about.name, "flag");
+            assert_eq!(config.about.contact.as_deref(), Some("variable"));
+            assert_eq!(config.limits.limit_max, 600);
+            jail.create_file("wrong.toml", "nme = 'x'")?;
+            let error = Settings::default().over(Some("wrong.toml".into())).unwrap_err();
+            assert!(format!("{error:#}").contains("nme"), "{error:#}");
+            Ok(())
+        });
+    }
+}

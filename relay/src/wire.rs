@@ -1,0 +1,199 @@
+//! Frames of the websocket (NIP-01): what clients say, read strictly, and what the relay answers.
+
+use std::fmt;
+
+use event::{EventId, Filter};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, SeqAccess},
+};
+use serde_json::value::RawValue;
+
+/// The longest subscription id, in characters (NIP-01).
+const SUBSCRIPTION_ID_CHARS_MAX: usize = 64;
+
+/// A client's name for one of its subscriptions: 1 to 64 characters, its own on each connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SubscriptionId(String);
+
+impl SubscriptionId {
+    pub fn new(text: String) -> Option<SubscriptionId> {
+        let is_valid = (1..=SUBSCRIPTION_ID_CHARS_MAX).contains(&text.chars().count());
+        is_valid.then_some(SubscriptionId(text))
+    }
+}
+
+impl fmt::Display for SubscriptionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A frame from a client.
+#[derive(Debug)]
+pub enum ClientMessage<'a> {
+    /// The event as the client wrote it: read later, off the session's own task.
+    Event(&'a str),
+    Req(SubscriptionId, Vec<Filter>),
+    Close(SubscriptionId),
+}
+
+/// Why a frame is not understood.
+#[derive(Debug, thiserror::Error)]
+pub enum Misread {
+    /// Nothing in it says which question it belongs to.
+    #[error("invalid: {0}")]
+    Frame(String),
+    /// A subscription was meant, so the refusal must name it.
+    #[error("invalid: {reason}")]
+    Req { id: SubscriptionId, reason: String },
+}
+
+/// A frame's parts, not yet looked into.
+struct Parts<'a>(Vec<&'a RawValue>);
+
+impl<'de> Deserialize<'de> for Parts<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Parts<'de>, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Parts<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON array such as [\"REQ\", …]")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Parts<'de>, A::Error> {
+                let mut parts = Vec::new();
+                while let Some(part) = seq.next_element()? {
+                    parts.push(part);
+                }
+                Ok(Parts(parts))
+            }
+        }
+        deserializer.deserialize_seq(Visitor)
+    }
+}
+
+impl<'a> ClientMessage<'a> {
+    /// Reads one text frame.
+    pub fn read(text: &'a str) -> Result<ClientMessage<'a>, Misread> {
+        let Parts(parts) =
+            serde_json::from_str(text).map_err(|error| Misread::Frame(error.to_string()))?;
+        let (verb, rest) =
+            parts.split_first().ok_or_else(|| Misread::Frame("the frame is empty".into()))?;
+        let verb: String = serde_json::from_str(verb.get())
+            .map_err(|_| Misread::Frame("a frame starts with its verb, a string".into()))?;
+        match (verb.as_str(), rest) {
+            ("EVENT", [event]) => Ok(ClientMessage::Event(event.get())),
+            ("REQ", [id, filters @ ..]) => read_req(id, filters),
+            ("CLOSE", [id]) => Ok(ClientMessage::Close(read_id(id)?)),
+            ("EVENT" | "REQ" | "CLOSE", _) => {
+                Err(Misread::Frame(format!("{verb} does not have {} parts", parts.len())))
+            }
+            _ => Err(Misread::Frame(format!("{verb:.20} is not a verb this relay knows"))),
+        }
+    }
+}
+
+fn read_id(part: &RawValue) -> Result<SubscriptionId, Misread> {
+    serde_json::from_str(part.get()).ok().and_then(SubscriptionId::new).ok_or_else(|| {
+        Misread::Frame(format!(
+            "a subscription id is a string of 1 to {SUBSCRIPTION_ID_CHARS_MAX} characters"
+        ))
+    })
+}
+
+fn read_req<'a>(id: &RawValue, filters: &[&RawValue]) -> Result<ClientMessage<'a>, Misread> {
+    let id = read_id(id)?;
+    if filters.is_empty() {
+        return Err(Misread::Req { id, reason: "REQ needs a filter".into() });
+    }
+    let read = filters.iter().map(|filter| Filter::from_json(filter.get().as_bytes()));
+    match read.collect::<Result<Vec<Filter>, _>>() {
+        Ok(filters) => Ok(ClientMessage::Req(id, filters)),
+        Err(error) => Err(Misread::Req { id, reason: error.to_string() }),
+    }
+}
+
+/// `["OK", id, accepted, message]`
+pub fn ok(id: &EventId, accepted: bool, message: &str) -> String {
+    format!("[\"OK\",\"{id}\",{accepted},{}]", quoted(message))
+}
+
+/// `["EOSE", id]`
+pub fn eose(id: &SubscriptionId) -> String {
+    format!("[\"EOSE\",{}]", quoted(&id.0))
+}
+
+/// `["CLOSED", id, message]`
+pub fn closed(id: &SubscriptionId, message: &str) -> String {
+    format!("[\"CLOSED\",{},{}]", quoted(&id.0), quoted(message))
+}
+
+/// `["NOTICE", message]`
+pub fn notice(message: &str) -> String {
+    format!("[\"NOTICE\",{}]", quoted(message))
+}
+
+/// `["EVENT", id, event]`, around an event that was serialised once for all who get it.
+pub fn event(id: &SubscriptionId, json: &str) -> String {
+    let id = quoted(&id.0);
+    let mut frame = String::with_capacity(12 + id.len() + json.len());
+    frame.push_str("[\"EVENT\",");
+    frame.push_str(&id);
+    frame.push(',');
+    frame.push_str(json);
+    frame.push(']');
+    frame
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).expect("a string is always valid JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_misread(text: &str, reason: &str) {
+        let refusal = ClientMessage::read(text).unwrap_err().to_string();
+        assert!(refusal.contains(reason), "{refusal:?} does not speak of {reason:?}");
+    }
+
+    #[test]
+    fn frames_that_are_not_nip_01_are_refused_with_a_reason() {
+        check_misread("", "EOF");
+        check_misread("{}", "a JSON array");
+        check_misread("[]", "empty");
+        check_misread("[1]", "a string");
+        check_misread("[\"AUTHENTICATE\"]", "not a verb");
+        check_misread("[\"EVENT\"]", "does not have 1 parts");
+        check_misread("[\"EVENT\",{},{}]", "does not have 3 parts");
+        check_misread("[\"CLOSE\",5]", "1 to 64 characters");
+        check_misread("[\"CLOSE\",\"\"]", "1 to 64 characters");
+        check_misread(&format!("[\"REQ\",\"{}\",{{}}]", "x".repeat(65)), "1 to 64 characters");
+        check_misread("[\"REQ\",\"a\"]", "needs a filter");
+        check_misread("[\"REQ\",\"a\",5]", "expected a JSON object");
+        check_misread("[\"REQ\",\"a\",{\"kinds\":[-1]}]", "u16");
+        check_misread(&"[".repeat(100_000), "recursion");
+    }
+
+    #[test]
+    fn a_refused_subscription_keeps_its_name() {
+        let refusal = ClientMessage::read("[\"REQ\",\"mine\",{\"ids\":[\"ab\"]}]").unwrap_err();
+        assert!(matches!(refusal, Misread::Req { id, .. } if id.0 == "mine"));
+    }
+
+    #[test]
+    fn ids_are_quoted_in_answers() {
+        let id = SubscriptionId::new("a\"b\\".into()).unwrap();
+        assert_eq!(eose(&id), r#"["EOSE","a\"b\\"]"#);
+        assert_eq!(event(&id, "{}"), r#"["EVENT","a\"b\\",{}]"#);
+    }
+
+    #[test]
+    fn sixty_four_characters_may_be_any_characters() {
+        let id = "ü".repeat(64);
+        let frame = format!("[\"CLOSE\",\"{id}\"]");
+        assert!(matches!(ClientMessage::read(&frame), Ok(ClientMessage::Close(_))));
+    }
+}
