@@ -1,1 +1,50 @@
-//! .
+//! L1: a relay's own store of events, on LMDB.
+//!
+//! One [`Writer`] thread drains its queue into one transaction: events, index keys, outbox rows and
+//! the place reached in L2's log, all or nothing. Then comes one fsync, and only then the answers
+//! (group commit; there is no timer, so an idle store answers after one fsync). Each stored event
+//! gets a [`Seq`]. Everything else reads, through [`Store`], and asks for what came after some `Seq`:
+//! streamers, the outbox, a restarted relay. So no part has to tell another about a new event.
+//!
+//! A read opens a transaction and closes it before it returns; between two pages of a scan a client
+//! holds a key. A slow reader pins nothing.
+//!
+//! ## Invariants
+//! * An event, its keys and its outbox row are written by one transaction, or none of them is.
+//! * A `Seq` is given once: the next one is stored, and no removal or restart takes it back.
+//! * Who follows [`Store::follow`] can read every event below the number it sees.
+//! * An outbox row means: a client put this event, and L2 is not known to have heard of it. A row
+//!   exists only beside its event, and it goes only when
+//!   1. L2 has answered for it ([`Writer::settle`]), or
+//!   2. the event itself came from L2 later, so L2 holds it, or
+//!   3. another event superseded or deleted it, and that one has a row of its own or came from L2.
+//!      L2 would refuse the old event once it has the new one, and it has it or is going to be asked.
+//! * What L2 refuses is not lost: its event stays here, and its row is kept aside with the reason.
+//! * An event that came from L2 never gets a row, so nothing echoes.
+//! * After a commit failed, nothing is written any more: what lies on the disk is then unknown, and a
+//!   second fsync may succeed without having written what the first could not.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+//! use store::{Options, Origin, Outcome, Seq, Store};
+//!
+//! let note = event::twin::Author::new(1).sign(1_700_000_000, 1, &[], "hello");
+//! let (store, writer) = Store::open(folder.path(), Options::default())?;
+//! let outcome = runtime.block_on(writer.put(note.clone(), Origin::Client))?;
+//! assert_eq!(outcome, Outcome::Saved(Seq(0)));
+//! assert!(store.contains(&note.id)?);
+//! # Ok(()) }
+//! ```
+
+mod change;
+mod databases;
+mod snapshot;
+mod store;
+mod writer;
+
+pub use change::{Layer2Change, Origin, Outcome, Settlement};
+pub use index::Seq;
+pub use store::{Aside, Clock, OpenError, Options, ReadError, Stats, Store};
+pub use writer::{WriteError, Writer};

@@ -1,0 +1,365 @@
+//! One write transaction: what the rules decided, written down.
+//!
+//! The invariants that this file keeps stand at the top of the crate.
+
+use event::{
+    Address, Event, EventId, Packed, PackedError, PublicKey, Timestamp, Verified,
+    rules::{Effects, Held, Holdings, Verdict, judge},
+};
+use heed::{BytesDecode, Env, PutFlags, RoIter, RwTxn, WithoutTls};
+use index::{CREATED_AT_MAX, Seq, address_digest, keys_of, tombstone};
+
+use crate::databases::{Databases, LAYER2_CURSOR, NEXT_SEQ, Number};
+
+/// Who brought an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A client of this relay: L2 has to hear of it.
+    Client,
+    /// L2, which therefore holds it.
+    Layer2,
+}
+
+/// What became of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is stored, at this place.
+    Saved(Seq),
+    /// It was here already, at this place.
+    Duplicate(Option<Seq>),
+    /// A newer version of it is here.
+    Superseded,
+    /// Its author asked for its deletion.
+    Deleted,
+    /// Its expiration lies in the past.
+    Expired,
+    /// Its kind is never stored.
+    Ephemeral,
+    /// No store can hold it; the text says why.
+    Invalid(&'static str),
+}
+
+/// One entry of L2's feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Layer2Change {
+    /// L2 stored this event.
+    Saved(Verified),
+    /// L2 removed the event with this id.
+    Removed(EventId),
+    /// L2 was emptied by its owner.
+    Cleared,
+}
+
+/// What L2 said about one outbox row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// L2 holds the event.
+    Delivered,
+    /// L2 does not take it, for this reason, though the event is sound: it stays here, its row aside.
+    Refused(String),
+    /// By the rules that L2 keeps the event is over (superseded, deleted, expired), so it goes here too.
+    Gone,
+}
+
+/// An event on its way in, packed by the task that brings it: the writer's time is everybody's.
+#[derive(Debug)]
+pub struct New {
+    event: Verified,
+    packed: Vec<u8>,
+}
+
+impl New {
+    pub fn bytes(&self) -> usize {
+        self.packed.len()
+    }
+}
+
+impl From<Verified> for New {
+    fn from(event: Verified) -> New {
+        New { packed: event.pack(), event }
+    }
+}
+
+/// As [`Layer2Change`], packed.
+#[derive(Debug)]
+pub enum NewChange {
+    Saved(New),
+    Removed(EventId),
+    Cleared,
+}
+
+impl From<Layer2Change> for NewChange {
+    fn from(change: Layer2Change) -> NewChange {
+        match change {
+            Layer2Change::Saved(event) => NewChange::Saved(New::from(event)),
+            Layer2Change::Removed(id) => NewChange::Removed(id),
+            Layer2Change::Cleared => NewChange::Cleared,
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, heed::Error>;
+
+/// A write transaction. Dropped without [`Change::commit`], it leaves no trace.
+pub struct Change<'e> {
+    databases: &'e Databases,
+    txn: RwTxn<'e>,
+    now: Timestamp,
+    next: Seq,
+}
+
+impl<'e> Change<'e> {
+    pub fn begin(
+        env: &'e Env<WithoutTls>,
+        databases: &'e Databases,
+        now: Timestamp,
+    ) -> Result<Change<'e>> {
+        let txn = env.write_txn()?;
+        let next = Seq(databases.numbers.get(&txn, NEXT_SEQ)?.unwrap_or(0));
+        Ok(Change { databases, txn, now, next })
+    }
+
+    /// Makes it durable, and returns the next seq. Nothing is synced if nothing was written.
+    pub fn commit(mut self) -> Result<Seq> {
+        self.set_number(NEXT_SEQ, self.next.0)?;
+        self.txn.commit()?;
+        Ok(self.next)
+    }
+
+    /// Stores an event if the rules let it in.
+    pub fn put(&mut self, new: &New, origin: Origin) -> Result<Outcome> {
+        if new.event.created_at > CREATED_AT_MAX {
+            return Ok(Outcome::Invalid("created_at is too far in the future"));
+        }
+        Ok(match judge(self, &new.event, self.now)? {
+            Verdict::Save(effects) => Outcome::Saved(self.save(new, origin, &effects)?),
+            Verdict::Duplicate => self.meet_again(&new.event.id, origin)?,
+            Verdict::Superseded => Outcome::Superseded,
+            Verdict::Deleted => Outcome::Deleted,
+            Verdict::Expired => Outcome::Expired,
+            Verdict::Ephemeral => Outcome::Ephemeral,
+        })
+    }
+
+    /// Applies a page of L2's feed, in its order. Returns what became of the saved ones.
+    pub fn apply_layer2(&mut self, changes: &[NewChange], cursor: u64) -> Result<Vec<Outcome>> {
+        let mut outcomes = Vec::with_capacity(changes.len());
+        for change in changes {
+            match change {
+                NewChange::Saved(new) => outcomes.push(self.put(new, Origin::Layer2)?),
+                NewChange::Removed(id) => self.remove_as_layer2_did(id)?,
+                NewChange::Cleared => self.clear()?,
+            }
+        }
+        self.set_number(LAYER2_CURSOR, cursor)?;
+        Ok(outcomes)
+    }
+
+    /// Notes L2's answer about one outbox row. A row that is gone by now is no fault: its event may
+    /// have been superseded, or come back from L2, while the answer was under way.
+    pub fn settle(&mut self, seq: Seq, settlement: &Settlement) -> Result<()> {
+        if *settlement == Settlement::Gone {
+            return self.remove(seq);
+        }
+        let was_pending = self.databases.outbox.delete(&mut self.txn, &seq.0)?;
+        match settlement {
+            Settlement::Refused(reason) if was_pending => {
+                self.databases.aside.put(&mut self.txn, &seq.0, reason)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts what L2 had refused back into the outbox.
+    pub fn retry_aside(&mut self) -> Result<()> {
+        let refused = seqs(self.databases.aside.iter(&self.txn)?)?;
+        for seq in refused {
+            self.databases.outbox.put(&mut self.txn, &seq.0, &())?;
+        }
+        self.databases.aside.clear(&mut self.txn)
+    }
+
+    pub fn put_text(&mut self, name: &str, text: &str) -> Result<()> {
+        if self.databases.texts.get(&self.txn, name)? == Some(text) {
+            return Ok(());
+        }
+        self.databases.texts.put(&mut self.txn, name, text)
+    }
+
+    /// Writes it only if it changes, so that a poll that brought nothing costs no fsync.
+    fn set_number(&mut self, name: &str, number: u64) -> Result<()> {
+        if self.databases.numbers.get(&self.txn, name)? == Some(number) {
+            return Ok(());
+        }
+        self.databases.numbers.put(&mut self.txn, name, &number)
+    }
+
+    fn save(&mut self, new: &New, origin: Origin, effects: &Effects) -> Result<Seq> {
+        // Whatever goes here may lose its outbox row with it: the new event has its own or is in L2.
+        for (id, _) in &effects.remove {
+            if let Some(seq) = self.seq_of(id)? {
+                self.remove(seq)?;
+            }
+        }
+        let seq = self.next;
+        self.next = seq.next();
+        self.leave_tombstones(&new.event, effects)?;
+        self.insert(seq, &new.event, &new.packed)?;
+        if origin == Origin::Client {
+            self.databases.outbox.put(&mut self.txn, &seq.0, &())?;
+        }
+        Ok(seq)
+    }
+
+    /// An event that is held came once more. If L2 sent it, L2 need not be told of it any more.
+    fn meet_again(&mut self, id: &EventId, origin: Origin) -> Result<Outcome> {
+        let seq = self.seq_of(id)?;
+        if let (Some(seq), Origin::Layer2) = (seq, origin) {
+            self.databases.outbox.delete(&mut self.txn, &seq.0)?;
+            self.databases.aside.delete(&mut self.txn, &seq.0)?;
+        }
+        Ok(Outcome::Duplicate(seq))
+    }
+
+    /// The feed may be older than what a client put here: an operator of L2 removed the event, then
+    /// its author published it again to us. So while L2 has not answered for it, the row decides.
+    fn remove_as_layer2_did(&mut self, id: &EventId) -> Result<()> {
+        match self.seq_of(id)? {
+            Some(seq) if !self.is_only_here(seq)? => self.remove(seq),
+            _ => Ok(()),
+        }
+    }
+
+    /// L2 is empty now: here remains what L2 has not heard of, or refused, and the deletions that
+    /// these ask for.
+    fn clear(&mut self) -> Result<()> {
+        let mut rows = seqs(self.databases.outbox.iter(&self.txn)?)?;
+        rows.extend(seqs(self.databases.aside.iter(&self.txn)?)?);
+        rows.sort_unstable();
+        let mut kept = Vec::with_capacity(rows.len());
+        for seq in rows {
+            kept.extend(self.event_at(seq)?.map(|event| (seq, event)));
+        }
+        self.clear_events()?;
+        for (seq, event) in &kept {
+            // They were held together, so none removes another: only tombstones follow from them.
+            if let Verdict::Save(effects) = judge(self, event, Timestamp(0))? {
+                self.leave_tombstones(event, &effects)?;
+            }
+            self.insert(*seq, event, &event.pack())?;
+        }
+        Ok(())
+    }
+
+    fn clear_events(&mut self) -> Result<()> {
+        let Databases { events, ids, addresses, tombstones, address_tombstones, .. } =
+            self.databases;
+        events.clear(&mut self.txn)?;
+        ids.clear(&mut self.txn)?;
+        addresses.clear(&mut self.txn)?;
+        tombstones.clear(&mut self.txn)?;
+        address_tombstones.clear(&mut self.txn)?;
+        self.databases.indexes().iter().try_for_each(|index| index.clear(&mut self.txn))
+    }
+
+    fn insert(&mut self, seq: Seq, event: &Event, packed: &[u8]) -> Result<()> {
+        for (index, key) in keys_of(&Packed::trusted(packed).map_err(damaged)?, seq) {
+            self.databases.of(index).put(&mut self.txn, key.as_ref(), &())?;
+        }
+        if let Some(address) = event.address() {
+            self.databases.addresses.put(&mut self.txn, &address_digest(&address), &seq.0)?;
+        }
+        self.databases.ids.put(&mut self.txn, &event.id.0, &seq.0)?;
+        // Seqs only grow, so LMDB need not look for the place and fills its pages to the brim.
+        self.databases.events.put_with_flags(&mut self.txn, PutFlags::APPEND, &seq.0, packed)
+    }
+
+    /// Takes an event out with all that points at it, its row included. Its tombstones stay.
+    fn remove(&mut self, seq: Seq) -> Result<()> {
+        let Databases { events, ids, addresses, outbox, aside, .. } = self.databases;
+        let Some(event) = self.event_at(seq)? else { return Ok(()) };
+        for (index, key) in keys_of(&Packed::trusted(&event.pack()).map_err(damaged)?, seq) {
+            self.databases.of(index).delete(&mut self.txn, key.as_ref())?;
+        }
+        if let Some(address) = event.address() {
+            addresses.delete(&mut self.txn, &address_digest(&address))?;
+        }
+        ids.delete(&mut self.txn, &event.id.0)?;
+        outbox.delete(&mut self.txn, &seq.0)?;
+        aside.delete(&mut self.txn, &seq.0)?;
+        events.delete(&mut self.txn, &seq.0)?;
+        Ok(())
+    }
+
+    fn leave_tombstones(&mut self, event: &Event, effects: &Effects) -> Result<()> {
+        for id in &effects.tombstones {
+            let key = tombstone(id, &event.pubkey);
+            self.databases.tombstones.put(&mut self.txn, &key, &())?;
+        }
+        for address in &effects.address_tombstones {
+            let until = self.deleted_until(address)?.max(Some(event.created_at));
+            let until = until.expect("it is at least this event's date").0;
+            let key = address_digest(address);
+            self.databases.address_tombstones.put(&mut self.txn, &key, &until)?;
+        }
+        Ok(())
+    }
+
+    fn is_only_here(&self, seq: Seq) -> Result<bool> {
+        Ok(self.databases.outbox.get(&self.txn, &seq.0)?.is_some()
+            || self.databases.aside.get(&self.txn, &seq.0)?.is_some())
+    }
+
+    fn seq_of(&self, id: &EventId) -> Result<Option<Seq>> {
+        Ok(self.databases.ids.get(&self.txn, &id.0)?.map(Seq))
+    }
+
+    fn event_at(&self, seq: Seq) -> Result<Option<Event>> {
+        let bytes = self.databases.events.get(&self.txn, &seq.0)?;
+        bytes.map(|bytes| Ok(Packed::trusted(bytes).map_err(damaged)?.unpack())).transpose()
+    }
+
+    fn held_at(&self, seq: Option<u64>) -> Result<Option<Held>> {
+        let Some(seq) = seq else { return Ok(None) };
+        let Some(bytes) = self.databases.events.get(&self.txn, &seq)? else { return Ok(None) };
+        let event = Packed::trusted(bytes).map_err(damaged)?;
+        Ok(Some(Held {
+            id: event.id(),
+            pubkey: event.pubkey(),
+            created_at: event.created_at(),
+            kind: event.kind(),
+        }))
+    }
+}
+
+impl Holdings for Change<'_> {
+    type Error = heed::Error;
+
+    fn by_id(&self, id: &EventId) -> Result<Option<Held>> {
+        self.held_at(self.databases.ids.get(&self.txn, &id.0)?)
+    }
+
+    fn by_address(&self, address: &Address) -> Result<Option<Held>> {
+        self.held_at(self.databases.addresses.get(&self.txn, &address_digest(address))?)
+    }
+
+    fn is_deleted(&self, id: &EventId, author: &PublicKey) -> Result<bool> {
+        Ok(self.databases.tombstones.get(&self.txn, &tombstone(id, author))?.is_some())
+    }
+
+    fn deleted_until(&self, address: &Address) -> Result<Option<Timestamp>> {
+        let date = self.databases.address_tombstones.get(&self.txn, &address_digest(address))?;
+        Ok(date.map(Timestamp))
+    }
+}
+
+fn seqs<V>(rows: RoIter<'_, Number, V>) -> Result<Vec<Seq>>
+where
+    V: for<'a> BytesDecode<'a>,
+{
+    rows.map(|row| Ok(Seq(row?.0))).collect()
+}
+
+fn damaged(error: PackedError) -> heed::Error {
+    heed::Error::Decoding(error.into())
+}

@@ -1,0 +1,350 @@
+//! Opening the store, and reading it.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use event::{EventId, Filter, Packed, Timestamp};
+use heed::{Env, EnvOpenOptions, WithoutTls};
+use index::{Reader, Scan, Seq, Take};
+use tokio::sync::watch;
+
+use crate::{
+    databases::{DATABASES, Databases, FORMAT, FORMAT_NAME, LAYER2_CURSOR, NEXT_SEQ},
+    snapshot::Snapshot,
+    writer::Writer,
+};
+
+/// Reads that can be under way at once. A slot is 64 bytes of the lock file.
+const READERS_MAX: u32 = 1_024;
+/// Candidates that [`Store::count`] looks at in one read transaction.
+const COUNT_PAGE_EVENTS: usize = 10_000;
+
+/// What time it is. Asked once for each batch that is written.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// How a store is opened.
+#[derive(Clone)]
+pub struct Options {
+    /// How far the file can grow. This is address space, not disk: the file grows as it is used.
+    pub map_bytes: usize,
+    /// Where the rules take the time from.
+    pub clock: Clock,
+}
+
+impl Default for Options {
+    /// 256 GiB, and the system's time.
+    fn default() -> Options {
+        let now = || {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH);
+            Timestamp(since.map_or(0, |since| since.as_secs()))
+        };
+        Options { map_bytes: 256 << 30, clock: Arc::new(now) }
+    }
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Somebody, here or in another process, has it open.
+    #[error("the store in {} is in use", .0.display())]
+    InUse(PathBuf),
+    /// Another version of this program wrote it.
+    #[error("the store in {} has format {found}, this program knows format {FORMAT}", folder.display())]
+    Format { folder: PathBuf, found: u64 },
+    #[error("the store in {} cannot be opened: {cause}", folder.display())]
+    Failed { folder: PathBuf, cause: heed::Error },
+}
+
+/// Why a read failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Too many reads are under way: try again.
+    #[error("too many reads at once")]
+    Busy,
+    /// The file or the disk is damaged.
+    #[error("the store cannot be read: {0}")]
+    Failed(heed::Error),
+}
+
+impl From<heed::Error> for ReadError {
+    fn from(error: heed::Error) -> ReadError {
+        match error {
+            heed::Error::Mdb(heed::MdbError::ReadersFull) => ReadError::Busy,
+            other => ReadError::Failed(other),
+        }
+    }
+}
+
+/// A few numbers about the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Events held.
+    pub events: u64,
+    /// The seq that the next event will get.
+    pub next_seq: Seq,
+    /// Events that L2 has not answered for.
+    pub outbox: u64,
+    /// Events that L2 refused.
+    pub aside: u64,
+    /// Size of the data file. It does not shrink: free pages are used again.
+    pub bytes_on_disk: u64,
+    /// Transactions that were committed and synced, since the store was made.
+    pub commits: u64,
+}
+
+/// An event that L2 refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aside {
+    pub seq: Seq,
+    pub reason: String,
+    /// Packed.
+    pub event: Vec<u8>,
+}
+
+/// The readers' side. Clones are cheap; calls block, but only for as long as LMDB needs.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+/// What reading and writing share.
+pub(crate) struct Inner {
+    pub clock: Clock,
+    /// The next seq, as of the last commit.
+    pub next: watch::Sender<Seq>,
+    pub databases: Databases,
+    pub env: Env<WithoutTls>,
+    /// Given back when the environment is closed, so it stands behind it.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the store in `folder`, or creates it, for this process alone.
+    pub fn open(folder: &Path, options: Options) -> Result<(Store, Writer), OpenError> {
+        let failed = |cause| OpenError::Failed { folder: folder.into(), cause };
+        let lock = lock(folder)?;
+        let env = open_environment(folder, options.map_bytes).map_err(failed)?;
+        let databases = Databases::create(&env).map_err(failed)?;
+        match check_format(&env, &databases).map_err(failed)? {
+            FORMAT => {}
+            found => return Err(OpenError::Format { folder: folder.into(), found }),
+        }
+        sync_names(folder).map_err(|cause| failed(cause.into()))?;
+        let next = Snapshot::open(&env, &databases).and_then(|now| now.next_seq());
+        let next = watch::Sender::new(next.map_err(failed)?);
+        let inner = Arc::new(Inner { clock: options.clock, next, databases, env, _lock: lock });
+        let writer = Writer::start(inner.clone()).map_err(|cause| failed(cause.into()))?;
+        Ok((Store { inner }, writer))
+    }
+
+    /// The place of the newest event there ever was here; [`Scan::up_to`] it sees all there is.
+    pub fn newest(&self) -> Option<Seq> {
+        self.next_seq().0.checked_sub(1).map(Seq)
+    }
+
+    /// The place that the next event will get.
+    pub fn next_seq(&self) -> Seq {
+        *self.inner.next.borrow()
+    }
+
+    /// Follows [`Store::next_seq`]. It changes after each commit that stored an event, never before,
+    /// and before the writer's callers are answered.
+    pub fn follow(&self) -> watch::Receiver<Seq> {
+        self.inner.next.subscribe()
+    }
+
+    /// Gives the next page of `scan` to `reader`. True: there are no more.
+    pub fn page(&self, scan: &mut Scan, reader: &mut impl Reader) -> Result<bool, ReadError> {
+        Ok(scan.page(&self.snapshot()?, reader)?)
+    }
+
+    /// The event with this id, packed.
+    pub fn get(&self, id: &EventId) -> Result<Option<Vec<u8>>, ReadError> {
+        let Snapshot { databases, txn } = &self.snapshot()?;
+        let Some(seq) = databases.ids.get(txn, &id.0)? else { return Ok(None) };
+        Ok(databases.events.get(txn, &seq)?.map(<[u8]>::to_vec))
+    }
+
+    /// Whether an event with this id is held.
+    pub fn contains(&self, id: &EventId) -> Result<bool, ReadError> {
+        let Snapshot { databases, txn } = &self.snapshot()?;
+        Ok(databases.ids.get(txn, &id.0)?.is_some())
+    }
+
+    /// Calls `each` for the events stored at `from` or later and before `to`, in order, until it
+    /// breaks. Returns where to go on: behind the last event that `each` saw, or, when it saw all,
+    /// at `to` or at the end of the store. One read transaction is open meanwhile.
+    pub fn since(
+        &self,
+        from: Seq,
+        to: Seq,
+        mut each: impl FnMut(Seq, &Packed<'_>) -> ControlFlow<()>,
+    ) -> Result<Seq, ReadError> {
+        let snapshot = self.snapshot()?;
+        let to = to.min(snapshot.next_seq()?);
+        if from >= to {
+            return Ok(from);
+        }
+        let range = from.0..to.0;
+        for row in snapshot.databases.events.range(&snapshot.txn, &range)? {
+            let (seq, bytes) = row?;
+            if each(Seq(seq), &packed(bytes)?).is_break() {
+                return Ok(Seq(seq).next());
+            }
+        }
+        Ok(to)
+    }
+
+    /// How many events match one of the filters, as NIP-45 asks. Each filter counts up to its limit.
+    pub fn count(&self, filters: &[Filter]) -> Result<u64, ReadError> {
+        let mut scan = Scan::new(filters);
+        let mut counter = Counter { count: 0, patience: 0 };
+        loop {
+            counter.patience = COUNT_PAGE_EVENTS;
+            if self.page(&mut scan, &mut counter)? {
+                return Ok(counter.count);
+            }
+        }
+    }
+
+    /// Numbers for people and dashboards.
+    pub fn stats(&self) -> Result<Stats, ReadError> {
+        let snapshot = self.snapshot()?;
+        let Snapshot { databases, txn } = &snapshot;
+        Ok(Stats {
+            events: databases.events.len(txn)?,
+            next_seq: snapshot.next_seq()?,
+            outbox: databases.outbox.len(txn)?,
+            aside: databases.aside.len(txn)?,
+            bytes_on_disk: self.inner.env.real_disk_size()?,
+            commits: self.inner.env.info().last_txn_id as u64,
+        })
+    }
+
+    /// The oldest events that L2 has not answered for, packed: at most `events_max`, and at most
+    /// `bytes_max` together unless the first alone is longer.
+    pub fn outbox(
+        &self,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<(Seq, Vec<u8>)>, ReadError> {
+        let Snapshot { databases, txn } = &self.snapshot()?;
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for row in databases.outbox.iter(txn)?.take(events_max) {
+            let (seq, ()) = row?;
+            // A row goes with its event, so the event is there.
+            let Some(event) = databases.events.get(txn, &seq)? else { continue };
+            bytes += event.len();
+            if bytes > bytes_max && !batch.is_empty() {
+                break;
+            }
+            batch.push((Seq(seq), event.to_vec()));
+        }
+        Ok(batch)
+    }
+
+    /// How many events L2 has not answered for.
+    pub fn outbox_len(&self) -> Result<u64, ReadError> {
+        let Snapshot { databases, txn } = &self.snapshot()?;
+        Ok(databases.outbox.len(txn)?)
+    }
+
+    /// The oldest events that L2 refused, with its reasons.
+    pub fn aside(&self, events_max: usize) -> Result<Vec<Aside>, ReadError> {
+        let Snapshot { databases, txn } = &self.snapshot()?;
+        let mut found = Vec::new();
+        for row in databases.aside.iter(txn)?.take(events_max) {
+            let (seq, reason) = row?;
+            let Some(event) = databases.events.get(txn, &seq)? else { continue };
+            found.push(Aside { seq: Seq(seq), reason: reason.into(), event: event.to_vec() });
+        }
+        Ok(found)
+    }
+
+    /// The place in L2's log to ask for next, as the last page of its feed gave it.
+    pub fn l2_cursor(&self) -> Result<Option<u64>, ReadError> {
+        let Snapshot { databases, txn } = &self.snapshot()?;
+        Ok(databases.numbers.get(txn, LAYER2_CURSOR)?)
+    }
+
+    /// The text that [`Writer::put_meta`] kept under this name.
+    pub fn meta(&self, name: &str) -> Result<Option<String>, ReadError> {
+        let Snapshot { databases, txn } = &self.snapshot()?;
+        Ok(databases.texts.get(txn, name)?.map(str::to_owned))
+    }
+
+    fn snapshot(&self) -> Result<Snapshot<'_>, ReadError> {
+        Ok(Snapshot::open(&self.inner.env, &self.inner.databases)?)
+    }
+}
+
+struct Counter {
+    count: u64,
+    patience: usize,
+}
+
+impl Reader for Counter {
+    fn take(&mut self, _: Seq, _: &Packed<'_>) -> Take {
+        self.count += 1;
+        Take::More
+    }
+
+    fn may_go_on(&mut self) -> bool {
+        self.patience = self.patience.saturating_sub(1);
+        self.patience > 0
+    }
+}
+
+fn packed(bytes: &[u8]) -> Result<Packed<'_>, ReadError> {
+    Packed::trusted(bytes).map_err(|error| ReadError::Failed(heed::Error::Decoding(error.into())))
+}
+
+/// Makes the folder and takes it. LMDB's own lock lets several processes in; two of ours would each
+/// believe to be the one writer, and followers would not hear of the other's commits.
+fn lock(folder: &Path) -> Result<File, OpenError> {
+    let failed =
+        |cause: io::Error| OpenError::Failed { folder: folder.into(), cause: cause.into() };
+    fs::create_dir_all(folder).map_err(failed)?;
+    let lock = File::create(folder.join("in-use.lock")).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(folder.into())),
+        Err(TryLockError::Error(cause)) => Err(failed(cause)),
+    }
+}
+
+fn open_environment(folder: &Path, map_bytes: usize) -> Result<Env<WithoutTls>, heed::Error> {
+    // LMDB wants whole pages; this is a multiple of every page size in use.
+    let map_bytes = map_bytes.next_multiple_of(1 << 16);
+    let mut options = EnvOpenOptions::new().read_txn_without_tls();
+    options.map_size(map_bytes).max_dbs(DATABASES).max_readers(READERS_MAX);
+    // SAFETY: nobody else writes to the file: the folder is locked for this process, and heed refuses
+    // to open it twice in one process.
+    unsafe { options.open(folder) }
+}
+
+/// The format of what is there. A new store gets ours, and its first seq.
+fn check_format(env: &Env<WithoutTls>, databases: &Databases) -> Result<u64, heed::Error> {
+    let mut txn = env.write_txn()?;
+    if let Some(found) = databases.numbers.get(&txn, FORMAT_NAME)? {
+        return Ok(found);
+    }
+    databases.numbers.put(&mut txn, FORMAT_NAME, &FORMAT)?;
+    databases.numbers.put(&mut txn, NEXT_SEQ, &0)?;
+    txn.commit()?;
+    Ok(FORMAT)
+}
+
+/// A new file survives a power cut only once the folders that name it are synced.
+fn sync_names(folder: &Path) -> io::Result<()> {
+    let folder = folder.canonicalize()?;
+    File::open(&folder)?.sync_all()?;
+    folder.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}

@@ -1,0 +1,304 @@
+//! The writer: one thread, one queue, one transaction and one fsync for all that waits in it.
+
+use std::{
+    mem,
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
+};
+
+use event::Verified;
+use index::Seq;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, warn};
+
+use crate::{
+    change::{Change, Layer2Change, New, NewChange, Origin, Outcome, Settlement},
+    store::Inner,
+};
+
+/// Jobs that wait for the writer. Beyond it, whoever brings one more waits too.
+const QUEUE_JOBS_MAX: usize = 1_024;
+/// How many events one transaction takes, so that the first of them is not kept waiting for ever.
+const BATCH_EVENTS_MAX: usize = 1_000;
+/// How many packed bytes one transaction takes.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+
+/// Why a write did not happen. Nothing of it is stored then.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// There is no room. Reading goes on, and so does writing once something was removed.
+    #[error("the store is full")]
+    Full,
+    /// The disk or the file failed, now or before. Nothing can be written until a restart.
+    #[error("the store takes no more writes: {0}")]
+    Failed(Arc<str>),
+    /// The writer was stopped.
+    #[error("the store is stopping")]
+    Stopped,
+}
+
+impl From<heed::Error> for WriteError {
+    fn from(error: heed::Error) -> WriteError {
+        match error {
+            heed::Error::Mdb(heed::MdbError::MapFull) => WriteError::Full,
+            other => WriteError::Failed(other.to_string().into()),
+        }
+    }
+}
+
+/// The way to the writer thread. Each call returns after the commit that holds what it brought; a
+/// call that is dropped half way may or may not have written.
+///
+/// When the last clone is dropped, the thread writes what is queued and ends; the drop waits for it.
+#[derive(Clone)]
+pub struct Writer {
+    thread: Arc<Thread>,
+}
+
+struct Thread {
+    /// `None` only while it is dropped.
+    queue: Option<mpsc::Sender<Message>>,
+    handle: Mutex<Option<JoinHandle<()>>>,
+}
+
+enum Message {
+    Job(Job),
+    Stop,
+}
+
+struct Job {
+    task: Task,
+    reply: oneshot::Sender<Result<Vec<Outcome>, WriteError>>,
+}
+
+enum Task {
+    Put { events: Vec<New>, origin: Origin },
+    Layer2 { changes: Vec<NewChange>, cursor: u64 },
+    Settle { rows: Vec<(Seq, Settlement)> },
+    RetryAside,
+    Text { name: &'static str, text: String },
+}
+
+impl Writer {
+    pub(crate) fn start(inner: Arc<Inner>) -> std::io::Result<Writer> {
+        let (sender, queue) = mpsc::channel(QUEUE_JOBS_MAX);
+        let follower = Loop { inner, queue, failed: None };
+        let handle = thread::Builder::new().name("store-writer".into()).spawn(|| follower.run())?;
+        let thread = Thread { queue: Some(sender), handle: Mutex::new(Some(handle)) };
+        Ok(Writer { thread: Arc::new(thread) })
+    }
+
+    /// Stores one event, if the rules let it in.
+    pub async fn put(&self, event: Verified, origin: Origin) -> Result<Outcome, WriteError> {
+        let task = Task::Put { events: vec![New::from(event)], origin };
+        let outcomes = self.call(task).await?;
+        Ok(outcomes.into_iter().next().expect("an event has an outcome"))
+    }
+
+    /// Stores many events, in order, and says of each what became of it. They may be spread over
+    /// several transactions; after an error the first of them may be stored.
+    pub async fn put_all(
+        &self,
+        events: Vec<Verified>,
+        origin: Origin,
+    ) -> Result<Vec<Outcome>, WriteError> {
+        let mut outcomes = Vec::with_capacity(events.len());
+        let mut events = events.into_iter().map(New::from).peekable();
+        while events.peek().is_some() {
+            let events = events.by_ref().take(BATCH_EVENTS_MAX).collect();
+            outcomes.extend(self.call(Task::Put { events, origin }).await?);
+        }
+        Ok(outcomes)
+    }
+
+    /// Applies a page of L2's feed, in its order, together with `cursor`, the place in L2's log to go
+    /// on from: one transaction, however long the page. The outcomes are those of the saved events.
+    ///
+    /// A removal leaves an event alone that L2 has not yet answered for (see the crate's invariants).
+    pub async fn apply_layer2(
+        &self,
+        changes: Vec<Layer2Change>,
+        cursor: u64,
+    ) -> Result<Vec<Outcome>, WriteError> {
+        let changes = changes.into_iter().map(NewChange::from).collect();
+        self.call(Task::Layer2 { changes, cursor }).await
+    }
+
+    /// Notes what L2 answered about rows of the outbox. A row that is gone by now is passed over.
+    pub async fn settle(&self, rows: Vec<(Seq, Settlement)>) -> Result<(), WriteError> {
+        self.call(Task::Settle { rows }).await.map(drop)
+    }
+
+    /// Puts all that L2 had refused back into the outbox: for an operator who removed the cause.
+    pub async fn retry_aside(&self) -> Result<(), WriteError> {
+        self.call(Task::RetryAside).await.map(drop)
+    }
+
+    /// Keeps a small text of the relay's under a name of 1 to 100 bytes. To turn to another L2, first
+    /// set the cursor back ([`Writer::apply_layer2`] with no changes), then note whose it is: a crash
+    /// between the two costs some reading, where the other order would lose changes.
+    pub async fn put_meta(&self, name: &'static str, text: String) -> Result<(), WriteError> {
+        assert!((1..=100).contains(&name.len()), "LMDB takes no such key: {name:?}");
+        self.call(Task::Text { name, text }).await.map(drop)
+    }
+
+    /// Writes all that is queued, and ends the thread. Later calls, by any clone, are refused.
+    pub async fn stop(self) {
+        // An error means that another clone was first.
+        let _ = self.queue().send(Message::Stop).await;
+        let handle = self.thread.handle.lock().expect("nobody panics holding it").take();
+        if let Some(handle) = handle {
+            let joined = tokio::task::spawn_blocking(|| join(handle)).await;
+            joined.expect("joining does not panic");
+        }
+    }
+
+    async fn call(&self, task: Task) -> Result<Vec<Outcome>, WriteError> {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Job(Job { task, reply });
+        self.queue().send(message).await.map_err(|_| WriteError::Stopped)?;
+        // A thread that is stopped answers all it has received: no answer means that it panicked.
+        answer.await.unwrap_or_else(|_| Err(WriteError::Failed("the writer panicked".into())))
+    }
+
+    fn queue(&self) -> &mpsc::Sender<Message> {
+        self.thread.queue.as_ref().expect("it is there until the drop")
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(handle) = self.handle.get_mut().expect("nobody panics holding it").take() {
+            join(handle);
+        }
+    }
+}
+
+fn join(handle: JoinHandle<()>) {
+    if handle.join().is_err() {
+        error!("the store's writer had panicked");
+    }
+}
+
+/// What the thread owns.
+struct Loop {
+    inner: Arc<Inner>,
+    queue: mpsc::Receiver<Message>,
+    /// What every write is answered since a commit failed.
+    failed: Option<WriteError>,
+}
+
+impl Loop {
+    fn run(mut self) {
+        while let Some(message) = self.queue.blocking_recv() {
+            let batch = self.fill(message);
+            self.commit(batch);
+        }
+    }
+
+    /// The message and all that waits behind it, as far as one transaction should go.
+    fn fill(&mut self, first: Message) -> Vec<Job> {
+        let mut batch = Vec::new();
+        let (mut events, mut bytes) = (0, 0);
+        let mut message = Ok(first);
+        loop {
+            match message {
+                Ok(Message::Job(job)) => {
+                    let size = job.task.size();
+                    (events, bytes) = (events + size.0, bytes + size.1);
+                    batch.push(job);
+                }
+                // What was queued before is still received.
+                Ok(Message::Stop) => self.queue.close(),
+                Err(_) => return batch,
+            }
+            if events >= BATCH_EVENTS_MAX || bytes >= BATCH_BYTES_MAX {
+                return batch;
+            }
+            message = self.queue.try_recv();
+        }
+    }
+
+    fn commit(&mut self, jobs: Vec<Job>) {
+        if jobs.is_empty() {
+            return;
+        }
+        match self.transact(&jobs) {
+            Ok(outcomes) => {
+                for (job, outcomes) in jobs.into_iter().zip(outcomes) {
+                    // Whoever asked may have left.
+                    let _ = job.reply.send(Ok(outcomes));
+                }
+            }
+            // One that fits, or makes room, must not fail for another that does not fit.
+            Err(WriteError::Full) if jobs.len() > 1 => {
+                jobs.into_iter().for_each(|job| self.commit(vec![job]));
+            }
+            Err(cause) => {
+                self.note(&cause);
+                for job in jobs {
+                    let _ = job.reply.send(Err(cause.clone()));
+                }
+            }
+        }
+    }
+
+    fn transact(&mut self, jobs: &[Job]) -> Result<Vec<Vec<Outcome>>, WriteError> {
+        if let Some(cause) = &self.failed {
+            return Err(cause.clone());
+        }
+        let now = (self.inner.clock)();
+        let mut change = Change::begin(&self.inner.env, &self.inner.databases, now)?;
+        let outcomes: Vec<Vec<Outcome>> =
+            jobs.iter().map(|job| job.task.apply(&mut change)).collect::<Result<_, _>>()?;
+        let next = change.commit()?;
+        // Before the answers: whoever has one finds its event below the horizon.
+        self.inner.next.send_if_modified(|seq| mem::replace(seq, next) != next);
+        Ok(outcomes)
+    }
+
+    fn note(&mut self, cause: &WriteError) {
+        match cause {
+            WriteError::Failed(reason) if self.failed.is_none() => {
+                error!(%reason, "a commit failed: the store is read-only until a restart");
+                self.failed = Some(cause.clone());
+            }
+            WriteError::Full => warn!("the store is full: a write was refused"),
+            WriteError::Failed(_) | WriteError::Stopped => {}
+        }
+    }
+}
+
+impl Task {
+    /// How many events it brings, and how many bytes.
+    fn size(&self) -> (usize, usize) {
+        match self {
+            Task::Put { events, .. } => (events.len(), events.iter().map(New::bytes).sum()),
+            Task::Layer2 { changes, .. } => {
+                let bytes = |change: &NewChange| match change {
+                    NewChange::Saved(new) => new.bytes(),
+                    NewChange::Removed(_) | NewChange::Cleared => 0,
+                };
+                (changes.len(), changes.iter().map(bytes).sum())
+            }
+            Task::Settle { rows } => (rows.len(), 0),
+            Task::RetryAside | Task::Text { .. } => (1, 0),
+        }
+    }
+
+    fn apply(&self, change: &mut Change<'_>) -> Result<Vec<Outcome>, heed::Error> {
+        match self {
+            Task::Put { events, origin } => {
+                return events.iter().map(|new| change.put(new, *origin)).collect();
+            }
+            Task::Layer2 { changes, cursor } => return change.apply_layer2(changes, *cursor),
+            Task::Settle { rows } => {
+                rows.iter().try_for_each(|(seq, said)| change.settle(*seq, said))?;
+            }
+            Task::RetryAside => change.retry_aside()?,
+            Task::Text { name, text } => change.put_text(name, text)?,
+        }
+        Ok(Vec::new())
+    }
+}
