@@ -162,6 +162,7 @@ pub struct Config {
     pub listen: SocketAddr,
     pub data: PathBuf,
     pub layer2: Option<Layer2Config>,
+    pub poll_interval: Duration,
     pub not_granted: NotGranted,
     pub about: About,
     pub limits: Limits,
@@ -175,7 +176,6 @@ pub struct Layer2Config {
     pub canister: Principal,
     pub gateway: Url,
     pub fetch_root_key: bool,
-    pub poll_interval: Duration,
 }
 
 /// What NIP-11 tells people.
@@ -210,7 +210,7 @@ impl Settings {
             figment = figment.merge(Toml::file_exact(file));
         }
         figment
-            .merge(Env::prefixed("AQUIFER_"))
+            .merge(Env::prefixed("AQUIFER_").ignore(&["config_file"]))
             .merge(Serialized::defaults(self))
             .extract()
             .context("reading the configuration")
@@ -225,6 +225,7 @@ impl Settings {
     pub fn resolve(self) -> anyhow::Result<Config> {
         let data = self.data();
         let layer2 = self.layer2()?;
+        let poll_interval = self.poll_interval()?;
         let limits = Limits {
             connections_max: self.connections_max.unwrap_or(4096),
             message_bytes_max: self.message_bytes_max.unwrap_or(512 * 1024),
@@ -242,6 +243,7 @@ impl Settings {
             listen: self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7777))),
             data,
             layer2,
+            poll_interval,
             not_granted: self.not_granted.unwrap_or(NotGranted::Keep),
             about: About {
                 name: self.name.unwrap_or_else(|| "aquifer".into()),
@@ -270,13 +272,16 @@ impl Settings {
                 "`fetch-root-key` would trust whatever {gateway} says; mainnet's key is built in"
             );
         }
+        Ok(Some(Layer2Config { canister, gateway, fetch_root_key }))
+    }
+
+    fn poll_interval(&self) -> anyhow::Result<Duration> {
         let seconds = self.poll_interval.unwrap_or(5.0);
         ensure!(
             (0.05..=86_400.0).contains(&seconds),
             "`poll-interval` is {seconds} s; it must lie between 0.05 and 86400"
         );
-        let poll_interval = Duration::from_secs_f64(seconds);
-        Ok(Some(Layer2Config { canister, gateway, fetch_root_key, poll_interval }))
+        Ok(Duration::from_secs_f64(seconds))
     }
 }
 
@@ -323,7 +328,7 @@ mod tests {
             "no canister id",
         );
         check_refused(
-            Settings { canister: canister(), poll_interval: Some(0.0), ..Settings::default() },
+            Settings { poll_interval: Some(0.0), ..Settings::default() },
             "poll-interval",
         );
         check_refused(
@@ -348,8 +353,7 @@ mod tests {
             jail.set_env("AQUIFER_NAME", "variable");
             jail.set_env("AQUIFER_CONTACT", "variable");
             let flags = Settings { name: Some("flag".into()), ..Settings::default() };
-            let config =
-                flags.over(Some("relay.toml".into())).and_then(Settings::resolve).unwrap();
+            let config = flags.over(Some("relay.toml".into())).and_then(Settings::resolve).unwrap();
             assert_eq!(config.about.name, "flag");
             assert_eq!(config.about.contact.as_deref(), Some("variable"));
             assert_eq!(config.limits.limit_max, 600);

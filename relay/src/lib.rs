@@ -1,1 +1,144 @@
-//! .
+//! The relay: a fast cache (L1) in front of a store that many relays share (L2).
+//!
+//! L1 is the hub. Two things write to it: [`ingest`] (what clients publish) and [`poll`] (what other
+//! relays brought to L2). Two follow it: [`outbox`] (up to L2) and [`delta`] (live events to
+//! subscribers). None of them knows another: each follows L1's order of commits. A client's side is
+//! [`session`], with one [`streamer`] for each subscription.
+//!
+//! [`run`] gets its socket and its stop signal from outside, so a test can be the operator.
+
+pub mod client;
+mod clock;
+pub mod config;
+mod delta;
+pub mod identity;
+mod ingest;
+pub mod layer2;
+mod membership;
+mod nip11;
+mod outbox;
+mod poll;
+mod server;
+mod session;
+mod streamer;
+mod subscriptions;
+mod wire;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use event::Filter;
+use store::{Options, Store, Writer};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use crate::{
+    config::Config,
+    delta::Delta,
+    identity::Identity,
+    ingest::Ingest,
+    layer2::Layer2,
+    membership::{Membership, watch_membership},
+    outbox::Outbox,
+    poll::Poll,
+};
+
+/// What all sessions share.
+pub(crate) struct Relay {
+    pub config: Config,
+    pub identity: Identity,
+    pub store: Store,
+    pub delta: Delta,
+    pub ingest: Ingest,
+}
+
+impl Relay {
+    /// Filters with the limits that this relay keeps.
+    pub fn clamp(&self, mut filters: Vec<Filter>) -> Vec<Filter> {
+        let limits = &self.config.limits;
+        for filter in &mut filters {
+            let wanted = filter.limit.unwrap_or(limits.limit_default);
+            filter.limit = Some(wanted.min(limits.limit_max));
+        }
+        filters
+    }
+}
+
+/// Serves clients on `listener` until `stop`, then lets every session and every task end. Without
+/// `layer2` its events stay on this relay alone.
+pub async fn run(
+    config: Config,
+    identity: Identity,
+    layer2: Option<Arc<dyn Layer2>>,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let folder = config.data.join("events");
+    let (store, writer) = Store::open(&folder, Options::default())
+        .with_context(|| format!("opening the store in {}", folder.display()))?;
+    let tasks = TaskTracker::new();
+    let delta = Delta::start(&store);
+    tasks.spawn(delta.clone().follow_commits(store.clone(), stop.clone()));
+    let membership = match layer2 {
+        Some(layer2) => {
+            let shared = Shared { layer2, store: store.clone(), writer: writer.clone() };
+            shared.follow(config.poll_interval, &tasks, &stop)
+        }
+        None => {
+            warn!("no canister is set: events stay on this relay alone");
+            watch::channel(Membership::Unknown).1
+        }
+    };
+    let ingest = Ingest {
+        writer: writer.clone(),
+        delta: delta.clone(),
+        limits: config.limits.clone(),
+        not_granted: config.not_granted,
+        membership,
+    };
+    let relay = Arc::new(Relay { config, identity, store, delta, ingest });
+    server::serve(listener, relay, stop).await;
+    tasks.close();
+    tasks.wait().await;
+    writer.stop().await;
+    info!("stopped");
+    Ok(())
+}
+
+/// What everything that talks to L2 needs.
+struct Shared {
+    layer2: Arc<dyn Layer2>,
+    store: Store,
+    writer: Writer,
+}
+
+impl Shared {
+    /// Starts outbox, poll and the watch over our standing; returns the last.
+    fn follow(
+        self,
+        interval: Duration,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> watch::Receiver<Membership> {
+        let Shared { layer2, store, writer } = self;
+        let doubt = Arc::new(Notify::new());
+        let (membership, known) = watch::channel(Membership::Unknown);
+        let watching =
+            watch_membership(layer2.clone(), membership, doubt.clone(), interval, stop.clone());
+        let outbox = Outbox {
+            store: store.clone(),
+            writer: writer.clone(),
+            layer2: layer2.clone(),
+            doubt: doubt.clone(),
+        };
+        let poll = Poll { store, writer, layer2, doubt, interval };
+        tasks.spawn(watching);
+        tasks.spawn(outbox.follow(stop.clone()));
+        tasks.spawn(poll.run(stop.clone()));
+        known
+    }
+}

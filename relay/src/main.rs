@@ -1,1 +1,167 @@
-fn main() {}
+//! The command line, `aquifer`: run a relay, make its key, move events in and out.
+
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use aquifer::{
+    client::{Export, Import, export, import},
+    config::{Config, LogFormat, Settings},
+    identity::Identity,
+    layer2::{Canister, Layer2},
+};
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+use tokio::{net::TcpListener, signal::unix};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+/// Nostr relays that share one event store, a canister on the Internet Computer
+#[derive(Parser)]
+#[command(version)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(Run),
+    Key(Key),
+    Import(Import),
+    Export(Export),
+}
+
+/// Run a relay in the foreground, until ctrl-c or SIGTERM
+///
+/// Every setting can stand in the configuration file (TOML, `_` for `-`), in a variable (`AQUIFER_` and
+/// its name in capitals), or here; the later wins.
+#[derive(Args)]
+struct Run {
+    /// Configuration file
+    #[arg(long, value_name = "FILE", env = "AQUIFER_CONFIG_FILE")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Show the relay's identities; make its key if there is none
+///
+/// One secret gives both: the nostr key that clients and peers know it by, and the Internet Computer
+/// principal that the owner of a canister grants.
+#[derive(Args)]
+struct Key {
+    /// The relay's data folder
+    #[arg(long, value_name = "FOLDER", default_value = "aquifer-data", env = "AQUIFER_DATA")]
+    data: PathBuf,
+
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let result = match CommandLine::parse().command {
+        Command::Run(arguments) => run(arguments),
+        Command::Key(arguments) => show_key(&arguments),
+        Command::Import(arguments) => in_runtime(import(arguments)),
+        Command::Export(arguments) => in_runtime(export(arguments)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("aquifer: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn in_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Runtime::new().context("starting the runtime")?.block_on(work)
+}
+
+fn show_key(arguments: &Key) -> anyhow::Result<()> {
+    let identity = Identity::open(&arguments.data)?;
+    let (public_key, npub) = (identity.public_key(), identity.npub());
+    let (principal, file) = (identity.principal(), identity.file().display());
+    if arguments.json {
+        let line = json!({
+            "public_key": public_key.to_string(),
+            "npub": npub,
+            "principal": principal.to_text(),
+            "file": file.to_string(),
+        });
+        println!("{line}");
+    } else {
+        println!("public key  {public_key}");
+        println!("npub        {npub}");
+        println!("principal   {principal}");
+        println!("secret in   {file}");
+    }
+    Ok(())
+}
+
+fn run(arguments: Run) -> anyhow::Result<()> {
+    let config = arguments.settings.over(arguments.config)?.resolve()?;
+    start_logging(&config)?;
+    in_runtime(async {
+        let identity = Identity::open(&config.data)?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("listening on {}", config.listen))?;
+        let stop = stop_on_signals()?;
+        let layer2 = layer2_of(&config, &identity)?;
+        announce(&config, &identity, &listener)?;
+        aquifer::run(config, identity, layer2, listener, stop).await
+    })
+}
+
+fn layer2_of(config: &Config, identity: &Identity) -> anyhow::Result<Option<Arc<dyn Layer2>>> {
+    let Some(layer2) = &config.layer2 else { return Ok(None) };
+    let canister = Canister::new(layer2, identity).context("setting up the agent")?;
+    Ok(Some(Arc::new(canister)))
+}
+
+fn start_logging(config: &Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log)
+        .with_context(|| format!("`log` is {:?}, which is no log filter", config.log))?;
+    let logging = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => logging.init(),
+        LogFormat::Json => logging.json().init(),
+    }
+    Ok(())
+}
+
+/// One line on standard output for whoever started the relay, a person or a script.
+fn announce(config: &Config, identity: &Identity, listener: &TcpListener) -> anyhow::Result<()> {
+    let address = listener.local_addr()?;
+    let line = json!({
+        "address": address.to_string(),
+        "public_key": identity.public_key().to_string(),
+        "principal": identity.principal().to_text(),
+    });
+    println!("listening {line}");
+    let canister = config.layer2.as_ref().map(|layer2| layer2.canister.to_text());
+    info!(%address, data = %config.data.display(), canister, "started");
+    Ok(())
+}
+
+fn stop_on_signals() -> anyhow::Result<CancellationToken> {
+    let mut terminate = unix::signal(unix::SignalKind::terminate())?;
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        info!("stopping");
+        stopping.cancel();
+    });
+    Ok(stop)
+}

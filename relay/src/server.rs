@@ -1,0 +1,88 @@
+//! One port for all: the websocket, NIP-11 for those who ask for it, and a line for people.
+
+use std::{convert::Infallible, sync::Arc};
+
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
+use warp::{
+    Filter, Reply,
+    http::{HeaderValue, StatusCode, header},
+    reply::{Response, with_header},
+};
+
+use crate::{Relay, nip11, session};
+
+/// Accepts clients on `listener` until `stop`, then lets every session finish.
+pub async fn serve(listener: TcpListener, relay: Arc<Relay>, stop: CancellationToken) {
+    // Accepted sockets inherit this: a live event must not wait for a full segment.
+    if let Err(error) = socket2::SockRef::from(&listener).set_tcp_nodelay(true) {
+        warn!(%error, "small frames may be delayed");
+    }
+    let sessions = TaskTracker::new();
+    let routes = websocket(relay.clone(), sessions.clone(), stop.clone()).or(information(relay));
+    let signal = stop.clone().cancelled_owned();
+    warp::serve(routes).incoming(listener).graceful(signal).run().await;
+    sessions.close();
+    sessions.wait().await;
+}
+
+fn websocket(
+    relay: Arc<Relay>,
+    sessions: TaskTracker,
+    stop: CancellationToken,
+) -> impl Filter<Extract = (Response,), Error = warp::Rejection> + Clone {
+    let room = Arc::new(Semaphore::new(relay.config.limits.connections_max));
+    warp::path::end().and(warp::ws()).map(move |upgrade: warp::ws::Ws| {
+        let Ok(place) = room.clone().try_acquire_owned() else {
+            let full = "the relay has no room for another connection";
+            return warp::reply::with_status(full, StatusCode::SERVICE_UNAVAILABLE).into_response();
+        };
+        let (relay, sessions, stop) = (relay.clone(), sessions.clone(), stop.clone());
+        let bytes_max = relay.config.limits.message_bytes_max;
+        let upgrade = upgrade.max_message_size(bytes_max).max_frame_size(bytes_max);
+        upgrade
+            .on_upgrade(move |socket| async move {
+                // Tracked, so that a clean stop waits for it.
+                let session = sessions.spawn(session::serve(socket, relay, stop));
+                let _ = session.await;
+                drop(place);
+            })
+            .into_response()
+    })
+}
+
+/// NIP-11: with CORS, since web clients ask from other origins.
+fn information(
+    relay: Arc<Relay>,
+) -> impl Filter<Extract = (Response,), Error = warp::Rejection> + Clone {
+    let document = nip11::document(&relay.config, &relay.identity).to_string();
+    let name = relay.config.about.name.clone();
+    let asked = warp::path::end().and(warp::header::optional::<String>("accept"));
+    let methods =
+        warp::get().or(warp::head()).unify().map(|| true).or(warp::options().map(|| false));
+    asked.and(methods.unify()).and_then(move |accept: Option<String>, wants_body: bool| {
+        let wants_document = accept.is_some_and(|accept| accept.contains("application/nostr+json"));
+        let (body, content_type) = match (wants_body, wants_document) {
+            (false, _) => (String::new(), "text/plain"),
+            (true, true) => (document.clone(), "application/nostr+json"),
+            (true, false) => {
+                (format!("{name}: a nostr relay. Open it with a nostr client.\n"), "text/plain")
+            }
+        };
+        async move { Ok::<_, Infallible>(with_cors(body, content_type)) }
+    })
+}
+
+fn with_cors(body: String, content_type: &'static str) -> Response {
+    let typed = with_header(body, header::CONTENT_TYPE, content_type);
+    let mut response = typed.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_METHODS,
+        HeaderValue::from_static("GET, HEAD, OPTIONS"),
+    );
+    response
+}

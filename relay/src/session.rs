@@ -1,0 +1,278 @@
+//! One websocket connection: frames in, frames out.
+//!
+//! Each subscription is a task of its own ([`Streamer`]) and so is each event on its way into L1, so
+//! a heavy question delays no other and signatures are checked on all cores. They all answer through
+//! one bounded queue; while a client does not read, those who wait for room in it wait, and nobody
+//! else does.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use event::{Event, Filter};
+use futures_util::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::{AbortHandle, JoinSet},
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+use warp::ws::{Message, WebSocket};
+
+use crate::{
+    Relay,
+    streamer::Streamer,
+    wire::{self, ClientMessage, Misread, SubscriptionId},
+};
+
+/// Frames waiting for one slow socket. Beyond it stored events wait, and live ones are read from L1
+/// again once the socket drains.
+const SESSION_QUEUE_FRAMES_MAX: usize = 256;
+/// Events of one connection on their way into L1. Beyond it the relay stops reading from the socket.
+const SESSION_EVENTS_MAX: usize = 256;
+/// How often the relay asks a silent client whether it is still there.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// After how long a client that answers nothing is taken for gone.
+const SILENCE_MAX: Duration = Duration::from_secs(100);
+
+/// What goes to the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    Text(String),
+    Ping,
+    Pong(Vec<u8>),
+    /// The relay goes away (1001).
+    Bye,
+}
+
+impl From<Frame> for Message {
+    fn from(frame: Frame) -> Message {
+        match frame {
+            Frame::Text(text) => Message::text(text),
+            Frame::Ping => Message::ping(Vec::new()),
+            Frame::Pong(payload) => Message::pong(payload),
+            Frame::Bye => Message::close_with(1001u16, "the relay is going away"),
+        }
+    }
+}
+
+/// Serves one client until either side ends it.
+pub async fn serve(socket: WebSocket, relay: Arc<Relay>, stop: CancellationToken) {
+    let (sink, stream) = socket.split();
+    let (frames, queue) = mpsc::channel(SESSION_QUEUE_FRAMES_MAX);
+    let writing = tokio::spawn(write(sink, queue));
+    let session = Session {
+        relay,
+        frames,
+        events: Arc::new(Semaphore::new(SESSION_EVENTS_MAX)),
+        subscriptions: HashMap::new(),
+        tasks: JoinSet::new(),
+    };
+    session.read(stream, stop, writing.abort_handle()).await;
+    // Everything that answers has ended with the session, so the queue drains and closes.
+    let _ = writing.await;
+}
+
+/// Sends what is queued, and flushes whenever the queue is empty.
+async fn write(mut sink: SplitSink<WebSocket, Message>, mut queue: mpsc::Receiver<Frame>) {
+    while let Some(frame) = queue.recv().await {
+        if sink.feed(frame.into()).await.is_err() {
+            return;
+        }
+        while let Ok(frame) = queue.try_recv() {
+            if sink.feed(frame.into()).await.is_err() {
+                return;
+            }
+        }
+        if sink.flush().await.is_err() {
+            return;
+        }
+    }
+    let _ = sink.close().await;
+}
+
+struct Session {
+    relay: Arc<Relay>,
+    frames: mpsc::Sender<Frame>,
+    events: Arc<Semaphore>,
+    subscriptions: HashMap<SubscriptionId, AbortHandle>,
+    tasks: JoinSet<()>,
+}
+
+/// Why a session ends.
+enum End {
+    /// The client closed, or the socket broke.
+    Gone,
+    /// The client did not answer for too long.
+    Silent,
+    Stop,
+}
+
+impl Session {
+    async fn read(
+        mut self,
+        mut stream: SplitStream<WebSocket>,
+        stop: CancellationToken,
+        writing: AbortHandle,
+    ) {
+        let end = self.read_until_end(&mut stream, &stop).await;
+        self.tasks.abort_all();
+        match end {
+            // A client that reads nothing must not hold up the end of the relay.
+            End::Stop if self.frames.try_send(Frame::Bye).is_ok() => {}
+            End::Stop | End::Silent | End::Gone => writing.abort(),
+        }
+    }
+
+    async fn read_until_end(
+        &mut self,
+        stream: &mut SplitStream<WebSocket>,
+        stop: &CancellationToken,
+    ) -> End {
+        let mut pings = interval(PING_INTERVAL);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return End::Stop,
+                message = stream.next() => {
+                    heard = Instant::now();
+                    let Some(Ok(message)) = message else { return End::Gone };
+                    tokio::select! {
+                        () = stop.cancelled() => return End::Stop,
+                        is_open = self.take(message) => if !is_open { return End::Gone },
+                    }
+                }
+                _ = pings.tick() => {
+                    if heard.elapsed() > SILENCE_MAX {
+                        return End::Silent;
+                    }
+                    // With no room for a ping there is traffic enough to tell whether it is alive.
+                    let _ = self.frames.try_send(Frame::Ping);
+                }
+                // Finished tasks are forgotten as they finish.
+                Some(_) = self.tasks.join_next() => {}
+            }
+        }
+    }
+
+    /// Handles one message; false ends the session.
+    async fn take(&mut self, message: Message) -> bool {
+        if message.is_close() {
+            return false;
+        }
+        if message.is_ping() {
+            return self.send(Frame::Pong(message.as_bytes().to_vec())).await;
+        }
+        if message.is_binary() {
+            return self.answer(wire::notice("invalid: binary frames are not nostr")).await;
+        }
+        let Ok(text) = message.to_str() else { return true };
+        match ClientMessage::read(text) {
+            Ok(ClientMessage::Event(json)) => self.event(json).await,
+            Ok(ClientMessage::Req(id, filters)) => self.req(id, filters).await,
+            Ok(ClientMessage::Close(id)) => {
+                self.close(&id);
+                true
+            }
+            Err(Misread::Req { id, reason }) => {
+                // The id names what it would have replaced, and that is over too.
+                self.close(&id);
+                self.answer(wire::closed(&id, &format!("invalid: {reason}"))).await
+            }
+            Err(misread) => self.answer(wire::notice(&misread.to_string())).await,
+        }
+    }
+
+    /// `["EVENT", …]`: answered with OK once it is durable, or refused.
+    async fn event(&mut self, json: &str) -> bool {
+        let event = match Event::from_json(json.as_bytes()) {
+            Ok(event) => event,
+            Err(error) => return self.refuse_unread(json, &error.to_string()).await,
+        };
+        let Ok(permit) = self.events.clone().acquire_owned().await else { return false };
+        let (relay, frames, bytes) = (self.relay.clone(), self.frames.clone(), json.len());
+        self.tasks.spawn(async move {
+            let id = event.id;
+            let (accepted, message) = match relay.ingest.take(event, bytes).await {
+                Ok(accepted) => (true, accepted.to_string()),
+                Err(rejection) => (false, rejection.to_string()),
+            };
+            let _ = frames.send(Frame::Text(wire::ok(&id, accepted, &message))).await;
+            drop(permit);
+        });
+        true
+    }
+
+    /// An event that cannot be read is still refused by its id, if it shows one.
+    async fn refuse_unread(&self, json: &str, reason: &str) -> bool {
+        #[derive(serde::Deserialize)]
+        struct Named {
+            id: event::EventId,
+        }
+        let message = format!("invalid: {reason}");
+        match serde_json::from_str::<Named>(json) {
+            Ok(Named { id }) => self.answer(wire::ok(&id, false, &message)).await,
+            Err(_) => self.answer(wire::notice(&message)).await,
+        }
+    }
+
+    /// `["REQ", …]`: a subscription of the same name is replaced.
+    async fn req(&mut self, id: SubscriptionId, filters: Vec<Filter>) -> bool {
+        self.close(&id);
+        if let Err(reason) = self.admit(&filters) {
+            return self.answer(wire::closed(&id, &reason)).await;
+        }
+        let streamer = Streamer {
+            id: id.clone(),
+            filters: self.relay.clamp(filters),
+            store: self.relay.store.clone(),
+            delta: self.relay.delta.clone(),
+            frames: self.frames.clone(),
+        };
+        let task = self.tasks.spawn(streamer.run());
+        self.subscriptions.insert(id, task);
+        true
+    }
+
+    fn admit(&mut self, filters: &[Filter]) -> Result<(), String> {
+        let limits = &self.relay.config.limits;
+        self.subscriptions.retain(|_, task| !task.is_finished());
+        if self.subscriptions.len() >= limits.subscriptions_max {
+            return Err(format!(
+                "rate-limited: {} subscriptions are open, and no more are allowed",
+                limits.subscriptions_max
+            ));
+        }
+        if filters.len() > limits.filters_max {
+            return Err(format!(
+                "invalid: {} filters are too many, {} are allowed",
+                filters.len(),
+                limits.filters_max
+            ));
+        }
+        let values: usize = filters.iter().map(Filter::values).sum();
+        if values > limits.filter_values_max {
+            return Err(format!(
+                "invalid: {values} values in filters are too many, {} are allowed",
+                limits.filter_values_max
+            ));
+        }
+        Ok(())
+    }
+
+    /// An unknown id is fine: CLOSE may follow CLOSED.
+    fn close(&mut self, id: &SubscriptionId) {
+        if let Some(task) = self.subscriptions.remove(id) {
+            debug!(subscription = %id, "closed");
+            task.abort();
+        }
+    }
+
+    async fn answer(&self, frame: String) -> bool {
+        self.send(Frame::Text(frame)).await
+    }
+
+    async fn send(&self, frame: Frame) -> bool {
+        self.frames.send(frame).await.is_ok()
+    }
+}
