@@ -121,7 +121,18 @@ pub(crate) struct Inner {
     pub databases: Databases,
     pub env: Env<WithoutTls>,
     /// Given back when the environment is closed, so it stands behind it.
-    _lock: File,
+    _lock: Lock,
+}
+
+/// The folder, taken for this process.
+struct Lock(File);
+
+impl Drop for Lock {
+    /// To close the file would not do: a child process that is being spawned on another thread holds
+    /// a copy of it until it has become another program.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
 }
 
 impl Store {
@@ -308,13 +319,13 @@ fn packed(bytes: &[u8]) -> Result<Packed<'_>, ReadError> {
 
 /// Makes the folder and takes it. LMDB's own lock lets several processes in; two of ours would each
 /// believe to be the one writer, and followers would not hear of the other's commits.
-fn lock(folder: &Path) -> Result<File, OpenError> {
+fn lock(folder: &Path) -> Result<Lock, OpenError> {
     let failed =
         |cause: io::Error| OpenError::Failed { folder: folder.into(), cause: cause.into() };
     fs::create_dir_all(folder).map_err(failed)?;
     let lock = File::create(folder.join("in-use.lock")).map_err(failed)?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
+        Ok(()) => Ok(Lock(lock)),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(folder.into())),
         Err(TryLockError::Error(cause)) => Err(failed(cause)),
     }

@@ -1,0 +1,214 @@
+//! Random arrivals, brought in every way there is, against the naive store.
+
+use std::collections::BTreeSet;
+
+use event::{
+    Event, EventId, Filter, Verified,
+    twin::{self, NaiveStore},
+};
+use proptest::{collection::vec, prelude::*, sample::Index};
+use store::{Layer2Change, Origin, Outcome, Seq, Settlement, Store, Writer};
+use tokio::runtime::Builder;
+
+use crate::{all, folder, open, outbox, query};
+
+/// How a few events are brought.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    OneByOne(Origin),
+    AllAtOnce(Origin),
+    Together(Origin),
+    Feed,
+}
+
+/// What happens between two looks at the store.
+#[derive(Clone, Debug)]
+struct Step {
+    way: Way,
+    events: usize,
+    /// Outbox rows that are then settled: which, and whether L2 refuses.
+    settled: Vec<(Index, bool)>,
+    reopens: bool,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let origin = || prop::sample::select(&[Origin::Client, Origin::Layer2][..]);
+    let way = prop_oneof![
+        origin().prop_map(Way::OneByOne),
+        origin().prop_map(Way::AllAtOnce),
+        origin().prop_map(Way::Together),
+        Just(Way::Feed),
+    ];
+    let settled = vec((any::<Index>(), prop::bool::weighted(0.3)), 0..3);
+    (way, 1usize..9, settled, prop::bool::weighted(0.1))
+        .prop_map(|(way, events, settled, reopens)| Step { way, events, settled, reopens })
+}
+
+/// What the store must hold.
+#[derive(Default)]
+struct Model {
+    naive: NaiveStore,
+    pending: BTreeSet<EventId>,
+    aside: BTreeSet<EventId>,
+    next: Seq,
+    cursor: Option<u64>,
+}
+
+impl Model {
+    fn take(&mut self, event: &Verified, origin: Origin, outcome: &Outcome) {
+        let is_held = matches!(outcome, Outcome::Saved(_) | Outcome::Duplicate(_));
+        assert_eq!(self.naive.save(event), is_held, "{outcome:?}");
+        if let Outcome::Saved(seq) = outcome {
+            assert_eq!(*seq, self.next);
+            self.next = seq.next();
+        }
+        match (origin, outcome) {
+            (Origin::Client, Outcome::Saved(_)) => drop(self.pending.insert(event.id)),
+            (Origin::Layer2, Outcome::Saved(_) | Outcome::Duplicate(_)) => {
+                self.pending.remove(&event.id);
+                self.aside.remove(&event.id);
+            }
+            _ => {}
+        }
+        let live: BTreeSet<EventId> = self.naive.live().iter().map(|event| event.id).collect();
+        self.pending.retain(|id| live.contains(id));
+        self.aside.retain(|id| live.contains(id));
+    }
+
+    fn settle(&mut self, id: EventId, is_refused: bool) -> Settlement {
+        self.pending.remove(&id);
+        if is_refused {
+            self.aside.insert(id);
+            Settlement::Refused("quota".into())
+        } else {
+            Settlement::Delivered
+        }
+    }
+
+    fn check(&self, store: &Store) {
+        let held = all(store);
+        assert!(held.is_sorted_by(|one, other| one.0 < other.0));
+        let ids = |rows: &[(Seq, EventId)]| rows.iter().map(|(_, id)| *id).collect::<BTreeSet<_>>();
+        let live = self.naive.live().iter().map(|event| event.id).collect();
+        assert_eq!(ids(&held), live);
+        let rows = outbox(store);
+        assert!(rows.is_sorted_by(|one, other| one.0 < other.0));
+        assert_eq!(ids(&rows), self.pending);
+        assert!(rows.iter().all(|row| held.contains(row)));
+        let aside = store.aside(usize::MAX).unwrap();
+        let aside: Vec<(Seq, EventId)> = aside
+            .iter()
+            .map(|row| (row.seq, event::Packed::parse(&row.event).unwrap().id()))
+            .collect();
+        assert_eq!(ids(&aside), self.aside);
+        let stats = store.stats().unwrap();
+        assert_eq!(stats.events, held.len() as u64);
+        assert_eq!(stats.next_seq, self.next);
+        assert_eq!(stats.outbox, self.pending.len() as u64);
+        assert_eq!(stats.aside, self.aside.len() as u64);
+        assert_eq!(store.l2_cursor().unwrap(), self.cursor);
+    }
+}
+
+async fn bring(
+    writer: &Writer,
+    way: Way,
+    events: &[Verified],
+    cursor: &mut Option<u64>,
+) -> (Origin, Vec<Outcome>) {
+    match way {
+        Way::OneByOne(origin) => {
+            let mut outcomes = Vec::new();
+            for event in events {
+                outcomes.push(writer.put(event.clone(), origin).await.unwrap());
+            }
+            (origin, outcomes)
+        }
+        Way::AllAtOnce(origin) => (origin, writer.put_all(events.to_vec(), origin).await.unwrap()),
+        Way::Together(origin) => {
+            let puts = events.iter().cloned().map(|event| {
+                let writer = writer.clone();
+                // On this runtime tasks start in the order in which they are spawned.
+                tokio::spawn(async move { writer.put(event, origin).await.unwrap() })
+            });
+            let mut outcomes = Vec::new();
+            for put in puts.collect::<Vec<_>>() {
+                outcomes.push(put.await.unwrap());
+            }
+            (origin, outcomes)
+        }
+        Way::Feed => {
+            let next = cursor.unwrap_or(0) + events.len() as u64;
+            let changes = events.iter().cloned().map(Layer2Change::Saved).collect();
+            *cursor = Some(next);
+            (Origin::Layer2, writer.apply_layer2(changes, next).await.unwrap())
+        }
+    }
+}
+
+fn scenario() -> impl Strategy<Value = (Vec<Verified>, Vec<Step>, Vec<Vec<Filter>>)> {
+    twin::arrivals(40).prop_flat_map(|arrivals| {
+        let queries = vec(vec(twin::filter(&arrivals), 0..4), 8);
+        (Just(arrivals), vec(step(), 60), queries)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+    #[test]
+    fn store_agrees_with_the_naive_store(
+        (arrivals, steps, queries) in scenario(),
+        room in 1usize..8,
+    ) {
+        Builder::new_current_thread().build().unwrap().block_on(async {
+            let folder = folder();
+            let (mut store, mut writer) = open(folder.path());
+            let mut model = Model::default();
+            let mut left = &arrivals[..];
+            for step in steps {
+                let (events, rest) = left.split_at(step.events.min(left.len()));
+                left = rest;
+                let (origin, outcomes) =
+                    bring(&writer, step.way, events, &mut model.cursor).await;
+                assert_eq!(outcomes.len(), events.len());
+                for (event, outcome) in events.iter().zip(&outcomes) {
+                    model.take(event, origin, outcome);
+                }
+                let rows = outbox(&store);
+                for (which, is_refused) in step.settled {
+                    if rows.is_empty() {
+                        break;
+                    }
+                    // May be one that was settled a moment ago: then nothing changes.
+                    let (seq, id) = *which.get(&rows);
+                    if model.pending.contains(&id) {
+                        let said = model.settle(id, is_refused);
+                        writer.settle(vec![(seq, said)]).await.unwrap();
+                    } else {
+                        writer.settle(vec![(seq, Settlement::Delivered)]).await.unwrap();
+                    }
+                }
+                model.check(&store);
+                if step.reopens {
+                    drop((store, writer));
+                    (store, writer) = open(folder.path());
+                    model.check(&store);
+                }
+                if left.is_empty() {
+                    break;
+                }
+            }
+            for filters in &queries {
+                let expected: Vec<Event> = model.naive.query(filters);
+                assert_eq!(&query(&store, filters, room), &expected);
+                assert_eq!(&query(&store, filters, usize::MAX), &expected);
+                assert_eq!(store.count(filters).unwrap(), expected.len() as u64);
+            }
+            for event in &arrivals {
+                let is_held = model.naive.live().contains(event);
+                assert_eq!(store.contains(&event.id).unwrap(), is_held);
+                assert_eq!(store.get(&event.id).unwrap(), is_held.then(|| event.pack()));
+            }
+        });
+    }
+}

@@ -1,0 +1,401 @@
+//! What callers rely on, one promise a test.
+
+use std::{
+    ops::ControlFlow,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use event::{Filter, Timestamp, Verified, twin::Author};
+use store::{
+    Layer2Change::{Cleared, Removed, Saved},
+    OpenError, Options, Origin, Outcome, Seq, Settlement, Store, WriteError, Writer,
+};
+
+use crate::{all, folder, note, open, options, outbox, query};
+
+async fn save(writer: &Writer, event: &Verified, origin: Origin) -> Seq {
+    match writer.put(event.clone(), origin).await.unwrap() {
+        Outcome::Saved(seq) => seq,
+        other => panic!("not saved: {other:?}"),
+    }
+}
+
+/// A version of author 1's profile.
+fn profile(created_at: u64) -> Verified {
+    Author::new(1).sign(created_at, 0, &[], "")
+}
+
+fn deletion_of(event: &Verified) -> Verified {
+    Author::new(1).sign(200, 5, &[&["e", &event.id.to_string()]], "")
+}
+
+/// A store whose writer waits at the start of each batch until the guard is dropped.
+fn open_with_a_gate(folder: &Path) -> (Store, Writer, Arc<Mutex<()>>) {
+    let gate = Arc::new(Mutex::new(()));
+    let passed = gate.clone();
+    let clock = Arc::new(move || {
+        drop(passed.lock().unwrap());
+        Timestamp(1_000)
+    });
+    let (store, writer) = Store::open(folder, Options { clock, ..options() }).unwrap();
+    (store, writer, gate)
+}
+
+/// Lets spawned tasks run until they wait for the writer.
+async fn let_others_go_first() {
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn puts_that_wait_together_share_a_commit() {
+    let folder = folder();
+    let (store, writer, gate) = open_with_a_gate(folder.path());
+    let commits = store.stats().unwrap().commits;
+    let shut = gate.lock().unwrap();
+    let put = |content: &str| {
+        let (writer, event) = (writer.clone(), note(content));
+        tokio::spawn(async move { writer.put(event, Origin::Client).await })
+    };
+    // The first may or may not get a batch of its own; the others then wait behind it together.
+    let puts: Vec<_> = ["a", "b", "c", "d", "e", "f"].into_iter().map(put).collect();
+    let_others_go_first().await;
+    drop(shut);
+    for put in puts {
+        put.await.unwrap().unwrap();
+    }
+    assert!((1..=2).contains(&(store.stats().unwrap().commits - commits)));
+}
+
+#[tokio::test]
+async fn followers_wake_after_the_commit_and_before_the_answer() {
+    let folder = folder();
+    let (store, writer, gate) = open_with_a_gate(folder.path());
+    let mut follower = store.follow();
+    let shut = gate.lock().unwrap();
+    let put = tokio::spawn({
+        let writer = writer.clone();
+        async move { writer.put(note("a"), Origin::Client).await }
+    });
+    let_others_go_first().await;
+    assert!(!follower.has_changed().unwrap());
+    drop(shut);
+    follower.changed().await.unwrap();
+    assert_eq!(*follower.borrow_and_update(), Seq(1));
+    assert_eq!(all(&store), [(Seq(0), note("a").id)]);
+    put.await.unwrap().unwrap();
+    save(&writer, &note("b"), Origin::Client).await;
+    assert!(follower.has_changed().unwrap());
+    assert_eq!(store.newest(), Some(Seq(1)));
+}
+
+#[tokio::test]
+async fn what_changes_nothing_costs_no_commit() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    save(&writer, &note("a"), Origin::Client).await;
+    writer.apply_layer2(vec![], 7).await.unwrap();
+    writer.put_meta("canister", "x".into()).await.unwrap();
+    let commits = store.stats().unwrap().commits;
+    let mut follower = store.follow();
+    follower.mark_unchanged();
+    let again = writer.put(note("a"), Origin::Client).await.unwrap();
+    assert_eq!(again, Outcome::Duplicate(Some(Seq(0))));
+    writer.apply_layer2(vec![], 7).await.unwrap();
+    writer.settle(vec![(Seq(9), Settlement::Delivered)]).await.unwrap();
+    writer.put_meta("canister", "x".into()).await.unwrap();
+    assert_eq!(store.stats().unwrap().commits, commits);
+    assert!(!follower.has_changed().unwrap());
+}
+
+#[tokio::test]
+async fn seqs_are_never_used_twice() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    save(&writer, &note("a"), Origin::Client).await;
+    let newest = save(&writer, &note("b"), Origin::Client).await;
+    writer.settle(vec![(newest, Settlement::Gone)]).await.unwrap();
+    assert_eq!(all(&store), [(Seq(0), note("a").id)]);
+    drop((store, writer));
+    let (store, writer) = open(folder.path());
+    assert_eq!(store.next_seq(), Seq(2));
+    assert_eq!(save(&writer, &note("b"), Origin::Client).await, Seq(2));
+    writer.apply_layer2(vec![Cleared], 1).await.unwrap();
+    assert_eq!(save(&writer, &note("c"), Origin::Client).await, Seq(3));
+}
+
+#[tokio::test]
+async fn rules_and_limits_have_their_outcomes() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    let author = Author::new(1);
+    let late = author.sign(index::CREATED_AT_MAX.0 + 1, 1, &[], "");
+    let expired = author.sign(10, 1, &[&["expiration", "999"]], "");
+    let events = vec![
+        profile(10),
+        profile(9),
+        deletion_of(&note("a")),
+        note("a"),
+        expired,
+        author.sign(10, 20_000, &[], ""),
+        late,
+    ];
+    let outcomes = writer.put_all(events, Origin::Client).await.unwrap();
+    assert_eq!(outcomes[0], Outcome::Saved(Seq(0)));
+    assert_eq!(outcomes[1], Outcome::Superseded);
+    assert_eq!(outcomes[2], Outcome::Saved(Seq(1)));
+    assert_eq!(outcomes[3..6], [Outcome::Deleted, Outcome::Expired, Outcome::Ephemeral]);
+    assert!(matches!(outcomes[6], Outcome::Invalid(_)));
+    assert_eq!(store.stats().unwrap().events, 2);
+}
+
+#[tokio::test]
+async fn a_row_goes_when_what_replaced_its_event_goes_up() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    save(&writer, &profile(1), Origin::Client).await;
+    let second = save(&writer, &profile(2), Origin::Client).await;
+    assert_eq!(outbox(&store), [(second, profile(2).id)]);
+    // L2 has a newer one: it would refuse ours.
+    save(&writer, &profile(3), Origin::Layer2).await;
+    assert_eq!(outbox(&store), []);
+    let gone = save(&writer, &note("a"), Origin::Client).await;
+    let deletion = save(&writer, &deletion_of(&note("a")), Origin::Client).await;
+    assert_eq!(outbox(&store), [(deletion, deletion_of(&note("a")).id)]);
+    // L2's answer to the first comes late.
+    writer.settle(vec![(gone, Settlement::Refused("quota".into()))]).await.unwrap();
+    assert_eq!(store.aside(9).unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_layer_2_holds_needs_no_row() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    let seq = save(&writer, &note("a"), Origin::Client).await;
+    let outcomes = writer.apply_layer2(vec![Saved(note("a"))], 1).await.unwrap();
+    assert_eq!(outcomes, [Outcome::Duplicate(Some(seq))]);
+    assert_eq!(outbox(&store), []);
+    save(&writer, &note("b"), Origin::Layer2).await;
+    writer.put(note("b"), Origin::Client).await.unwrap();
+    assert_eq!(store.outbox_len().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn what_layer_2_refuses_is_kept_aside_and_can_be_retried() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    let a = save(&writer, &note("a"), Origin::Client).await;
+    let b = save(&writer, &note("b"), Origin::Client).await;
+    let rows = vec![(a, Settlement::Refused("quota".into())), (b, Settlement::Delivered)];
+    writer.settle(rows).await.unwrap();
+    assert_eq!(outbox(&store), []);
+    let aside = store.aside(9).unwrap();
+    assert_eq!(aside.len(), 1);
+    assert_eq!((aside[0].seq, aside[0].reason.as_str()), (a, "quota"));
+    assert_eq!(aside[0].event, note("a").pack());
+    assert!(store.contains(&note("a").id).unwrap());
+    writer.retry_aside().await.unwrap();
+    assert_eq!(outbox(&store), [(a, note("a").id)]);
+    assert_eq!(store.stats().unwrap().aside, 0);
+}
+
+#[tokio::test]
+async fn what_is_over_at_layer_2_goes_here_too() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    let seq = save(&writer, &profile(5), Origin::Client).await;
+    writer.settle(vec![(seq, Settlement::Gone)]).await.unwrap();
+    assert_eq!((all(&store), outbox(&store)), (vec![], vec![]));
+    assert_eq!(query(&store, &[Filter::default()], 9), []);
+    // Nothing of it is left that would keep an older version out.
+    save(&writer, &profile(4), Origin::Layer2).await;
+}
+
+#[tokio::test]
+async fn a_removal_at_layer_2_spares_what_it_has_not_answered_for() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    save(&writer, &note("old"), Origin::Layer2).await;
+    save(&writer, &note("mine"), Origin::Client).await;
+    let changes = vec![Removed(note("old").id), Removed(note("mine").id), Removed(profile(1).id)];
+    assert_eq!(writer.apply_layer2(changes, 5).await.unwrap(), []);
+    assert_eq!(all(&store), [(Seq(1), note("mine").id)]);
+    // Once L2 was seen to hold it, its removal counts.
+    let changes = vec![Saved(note("mine")), Removed(note("mine").id)];
+    writer.apply_layer2(changes, 7).await.unwrap();
+    assert_eq!((all(&store), outbox(&store)), (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn clearing_layer_2_leaves_what_it_has_not_seen() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    save(&writer, &note("from L2"), Origin::Layer2).await;
+    save(&writer, &deletion_of(&note("x")), Origin::Layer2).await;
+    let refused = save(&writer, &note("refused"), Origin::Client).await;
+    writer.settle(vec![(refused, Settlement::Refused("quota".into()))]).await.unwrap();
+    let deletion = save(&writer, &deletion_of(&note("y")), Origin::Client).await;
+    let pending = save(&writer, &profile(3), Origin::Client).await;
+
+    let changes = vec![Cleared, Saved(note("new"))];
+    let outcomes = writer.apply_layer2(changes, 9).await.unwrap();
+    assert_eq!(outcomes, [Outcome::Saved(pending.next())]);
+    let held = [
+        (refused, note("refused").id),
+        (deletion, deletion_of(&note("y")).id),
+        (pending, profile(3).id),
+        (pending.next(), note("new").id),
+    ];
+    assert_eq!(all(&store), held);
+    assert_eq!(outbox(&store), held[1..3]);
+    assert_eq!(query(&store, &[Filter::default()], 2).len(), 4);
+    assert_eq!(writer.put(profile(2), Origin::Client).await.unwrap(), Outcome::Superseded);
+    // The deletion that came from L2 went with it, ours did not.
+    assert_eq!(writer.put(note("y"), Origin::Client).await.unwrap(), Outcome::Deleted);
+    save(&writer, &note("x"), Origin::Client).await;
+}
+
+#[tokio::test]
+async fn a_feed_page_is_all_or_nothing() {
+    let folder = folder();
+    let small = Options { map_bytes: 1 << 20, ..options() };
+    let (store, writer) = Store::open(folder.path(), small).unwrap();
+    writer.apply_layer2(vec![Saved(note("a"))], 1).await.unwrap();
+    let large = "x".repeat(200_000);
+    let pages = (0..9).map(|number| Saved(note(&format!("{number}{large}"))));
+    let changes = std::iter::once(Removed(note("a").id)).chain(pages).collect();
+    assert_eq!(writer.apply_layer2(changes, 10).await, Err(WriteError::Full));
+    assert_eq!(store.l2_cursor().unwrap(), Some(1));
+    assert_eq!(all(&store), [(Seq(0), note("a").id)]);
+    assert_eq!(*store.follow().borrow(), Seq(1));
+}
+
+#[tokio::test]
+async fn a_full_store_says_so_and_can_be_read_and_emptied() {
+    let folder = folder();
+    let small = Options { map_bytes: 2 << 20, ..options() };
+    let (store, writer) = Store::open(folder.path(), small).unwrap();
+    let large = |number: u64| note(&format!("{number}{}", "x".repeat(100_000)));
+    let mut held = Vec::new();
+    for number in 0.. {
+        match writer.put(large(number), Origin::Client).await {
+            Ok(outcome) => assert_eq!(outcome, Outcome::Saved(Seq(number))),
+            Err(error) => {
+                assert_eq!(error, WriteError::Full);
+                break;
+            }
+        }
+        held.push((Seq(number), large(number).id));
+    }
+    assert!(held.len() > 10);
+    assert_eq!(all(&store), held);
+    assert_eq!(query(&store, &[Filter::default()], 3).len(), held.len());
+    // A small one still fits, and so it does beside a large one in the same batch.
+    let both = tokio::join!(
+        writer.put(large(99), Origin::Client),
+        writer.put(note("small"), Origin::Client)
+    );
+    assert_eq!(both.0, Err(WriteError::Full));
+    assert!(matches!(both.1, Ok(Outcome::Saved(_))));
+    let gone = held.iter().map(|(seq, _)| (*seq, Settlement::Gone)).collect();
+    writer.settle(gone).await.unwrap();
+    // The freed pages are free for the commit after the next.
+    writer.put_meta("any", "text".into()).await.unwrap();
+    save(&writer, &large(100), Origin::Client).await;
+}
+
+#[tokio::test]
+async fn stopping_writes_all_that_is_queued() {
+    let folder = folder();
+    let (store, writer, gate) = open_with_a_gate(folder.path());
+    let shut = gate.lock().unwrap();
+    let put = |number: u32| {
+        let (writer, event) = (writer.clone(), note(&number.to_string()));
+        tokio::spawn(async move { writer.put(event, Origin::Client).await })
+    };
+    let puts: Vec<_> = (0..50).map(put).collect();
+    let_others_go_first().await;
+    let stop = tokio::spawn(writer.clone().stop());
+    let_others_go_first().await;
+    drop(shut);
+    stop.await.unwrap();
+    for put in puts {
+        assert!(matches!(put.await.unwrap(), Ok(Outcome::Saved(_))));
+    }
+    assert_eq!(all(&store).len(), 50);
+    assert_eq!(writer.put(note("late"), Origin::Client).await, Err(WriteError::Stopped));
+    writer.stop().await;
+}
+
+#[test]
+fn a_second_opener_is_refused_until_the_first_is_gone() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    let second = Store::open(folder.path(), options()).err().unwrap();
+    assert!(matches!(second, OpenError::InUse(_)), "{second}");
+    drop(writer);
+    assert!(Store::open(folder.path(), options()).is_err());
+    drop(store);
+    open(folder.path());
+}
+
+#[tokio::test]
+async fn outbox_batches_are_bounded_and_never_empty() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    for content in ["a", "b", "c"] {
+        save(&writer, &note(content), Origin::Client).await;
+    }
+    let bytes = note("a").pack().len();
+    let seqs = |events_max, bytes_max| -> Vec<u64> {
+        let rows = store.outbox(events_max, bytes_max).unwrap();
+        rows.iter().map(|(seq, _)| seq.0).collect()
+    };
+    assert_eq!(seqs(9, usize::MAX), [0, 1, 2]);
+    assert_eq!(seqs(2, usize::MAX), [0, 1]);
+    assert_eq!(seqs(9, 2 * bytes), [0, 1]);
+    assert_eq!(seqs(9, 2 * bytes - 1), [0]);
+    assert_eq!(seqs(9, 1), [0]);
+}
+
+#[tokio::test]
+async fn a_follower_goes_on_behind_what_it_saw() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    for content in ["a", "b", "c", "d"] {
+        save(&writer, &note(content), Origin::Client).await;
+    }
+    writer.settle(vec![(Seq(3), Settlement::Gone)]).await.unwrap();
+    let mut seen = Vec::new();
+    let mut read = |from, to, at_most: usize| {
+        seen.clear();
+        let next = store.since(Seq(from), Seq(to), |seq, _| {
+            seen.push(seq.0);
+            if seen.len() == at_most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        (next.unwrap().0, seen.clone())
+    };
+    assert_eq!(read(0, 9, 2), (2, vec![0, 1]));
+    assert_eq!(read(2, 9, 2), (4, vec![2]));
+    assert_eq!(read(1, 2, 9), (2, vec![1]));
+    assert_eq!(read(4, 9, 9), (4, vec![]));
+    assert_eq!(read(7, 9, 9), (7, vec![]));
+}
+
+#[tokio::test]
+async fn meta_and_cursor_survive_a_restart() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    assert_eq!((store.meta("canister").unwrap(), store.l2_cursor().unwrap()), (None, None));
+    writer.apply_layer2(vec![], 0).await.unwrap();
+    assert_eq!(store.l2_cursor().unwrap(), Some(0));
+    writer.put_meta("canister", "aaaaa-aa".into()).await.unwrap();
+    writer.apply_layer2(vec![], 42).await.unwrap();
+    writer.stop().await;
+    drop(store);
+    let (store, _writer) = open(folder.path());
+    assert_eq!(store.meta("canister").unwrap().as_deref(), Some("aaaaa-aa"));
+    assert_eq!(store.l2_cursor().unwrap(), Some(42));
+}
