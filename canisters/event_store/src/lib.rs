@@ -1,1 +1,130 @@
-//! .
+//! L2: the event store that relays share, as a canister.
+//!
+//! This file is the table of endpoints; what they do is in [`api`], one file each. Everything that
+//! lasts lies in stable memory ([`memory`]): a [`log`] of all that happened, and maps and index
+//! entries that say where in it an event is ([`events`]). There is no `pre_upgrade`: the heap holds
+//! nothing that an upgrade would have to carry over. System calls sit in [`runtime`], which has a
+//! native twin, so that the tests call the endpoints as a replica does.
+
+mod api;
+mod config;
+mod events;
+mod log;
+mod members;
+mod memory;
+mod room;
+mod runtime;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use candid::{
+    CandidType, DecoderConfig, Principal, candid_method,
+    utils::{ArgumentDecoder, decode_args_with_config},
+};
+use ic_cdk::{init, inspect_message, post_upgrade, query, update};
+use interface::{
+    Answer, Argument, ChangesPage, ChangesRequest, Count, Done, Encoding, EventBytes, Filter,
+    IdBytes, Member, QueryPage, QueryRequest, Role, SaveOutcome, Status,
+};
+
+#[init]
+fn init(argument: Option<Argument>) {
+    state::install(argument);
+}
+
+#[post_upgrade]
+fn post_upgrade(argument: Option<Argument>) {
+    state::upgrade(argument);
+}
+
+#[inspect_message]
+fn inspect_message() {
+    let method = runtime::method();
+    if state::read(|state| api::may_call(state, &method)) {
+        runtime::accept_message();
+    }
+}
+
+#[update(hidden = true, decode_with = "decode_one")]
+#[candid_method(update)]
+fn save_events(events: Vec<EventBytes>) -> Vec<SaveOutcome> {
+    state::change(|state| api::save_events(state, &events))
+}
+
+#[query(hidden = true, decode_with = "decode_one")]
+#[candid_method(query)]
+fn query_events(request: QueryRequest) -> Answer<QueryPage> {
+    state::read(|state| api::query_events(state, request)).into()
+}
+
+#[query(hidden = true, decode_with = "decode")]
+#[candid_method(query)]
+fn get_events(ids: Vec<IdBytes>, encoding: Option<Encoding>) -> Answer<Vec<Option<EventBytes>>> {
+    state::read(|state| api::get_events(state, &ids, encoding)).into()
+}
+
+#[query(hidden = true, decode_with = "decode_one")]
+#[candid_method(query)]
+fn count(filters: Vec<Filter>) -> Answer<Count> {
+    state::read(|state| api::count(state, filters)).into()
+}
+
+#[query]
+fn changes(request: ChangesRequest) -> Answer<ChangesPage> {
+    state::read(|state| api::changes(state, &request)).into()
+}
+
+#[update]
+fn grant(who: Principal, role: Role, note: String) -> Done {
+    state::change(|state| api::grant(state, who, role, note)).into()
+}
+
+#[update]
+fn revoke(who: Principal) -> Done {
+    state::change(|state| api::revoke(state, &who)).into()
+}
+
+#[query]
+fn members() -> Vec<Member> {
+    state::read(api::members)
+}
+
+#[query]
+fn my_role() -> Option<Role> {
+    state::read(api::my_role)
+}
+
+#[query]
+fn status() -> Status {
+    state::read(api::status)
+}
+
+/// Decodes lists at a cost in proportion to their bytes. Without the quota a few bytes could announce a
+/// billion empty values; an honest filter's cost stays below 20 for each of its bytes. (`decode_with`
+/// takes the types from the contract that `ic_cdk` makes, hence `hidden` and `candid_method` above.)
+fn decode<T: for<'a> ArgumentDecoder<'a>>(bytes: Vec<u8>) -> T {
+    let mut quota = DecoderConfig::new();
+    quota.set_decoding_quota(100_000 + 50 * bytes.len());
+    quota.set_skipping_quota(10_000);
+    match decode_args_with_config(&bytes, &quota) {
+        Ok(arguments) => arguments,
+        Err(error) => runtime::reject(&format!("cannot decode the arguments: {error}")),
+    }
+}
+
+fn decode_one<T: CandidType + for<'a> candid::Deserialize<'a>>(bytes: Vec<u8>) -> T {
+    let (argument,) = decode(bytes);
+    argument
+}
+
+/// The contract, where tools look for it: `dfx`, `icp` and explorers read this section of the wasm.
+#[cfg(target_family = "wasm")]
+#[used]
+#[unsafe(link_section = "icp:public candid:service")]
+static CANDID: [u8; include_bytes!("../../../candid/event_store.did").len()] =
+    *include_bytes!("../../../candid/event_store.did");
+
+// The contract that this code fulfils, as text.
+#[cfg(test)]
+candid::export_service!();

@@ -1,0 +1,78 @@
+//! `changes`: the log, page by page. Relays follow the store by it.
+
+use event::Packed;
+use index::Seq;
+use interface::{
+    ByteBuf, Change, ChangesFrom, ChangesPage, ChangesRequest, EventBytes, ReadError, What,
+};
+
+use super::check_reader;
+use crate::{
+    log::{Entry, Kind, Log},
+    memory::Memory,
+    room::{Room, encode, is_time_to_read},
+    state::State,
+};
+
+/// What an entry takes in a reply beside ids, events and texts: two numbers, a variant, lengths.
+const CHANGE_BYTES: usize = 32;
+
+pub fn changes(state: &State, request: &ChangesRequest) -> Result<ChangesPage, ReadError> {
+    check_reader(state)?;
+    let log = state.events.log();
+    let Seq(length) = log.length();
+    let first = match request.from {
+        // The caller has seen more than there is here, on another replica.
+        ChangesFrom::Seq(seq) if seq > length => return Err(ReadError::Lagging(length)),
+        ChangesFrom::Seq(seq) => seq,
+        ChangesFrom::Arrived(time) => log.first_arrived_at(time).0,
+    };
+    let changes = page(log, first, request);
+    let next = first + changes.len() as u64;
+    Ok(ChangesPage { changes, next, length })
+}
+
+fn page(log: &Log<Memory>, first: u64, request: &ChangesRequest) -> Vec<Change> {
+    let entries_max = request.max_entries.unwrap_or(u64::MAX);
+    let mut room = Room::new(request.max_bytes);
+    let mut changes = Vec::new();
+    while (changes.len() as u64) < entries_max && is_time_to_read() {
+        let seq = first + changes.len() as u64;
+        let Some(entry) = log.entry(Seq(seq)) else { break };
+        let what = what(log, &entry, request);
+        if !room.take(CHANGE_BYTES + bytes_of(&what)) {
+            break;
+        }
+        changes.push(Change { seq, arrived: entry.arrived, what });
+    }
+    changes
+}
+
+fn what(log: &Log<Memory>, entry: &Entry, request: &ChangesRequest) -> What {
+    match entry.kind {
+        Kind::Saved if request.ids_only => What::Saved(ByteBuf::from(log.id(entry).0)),
+        Kind::Saved => What::Saved(saved(log, entry, request)),
+        Kind::Gone => What::Gone(ByteBuf::from(log.id(entry).0)),
+        Kind::Removed => removed(&log.data(entry)),
+        Kind::Cleared => What::Cleared,
+    }
+}
+
+fn saved(log: &Log<Memory>, entry: &Entry, request: &ChangesRequest) -> EventBytes {
+    let bytes = log.data(entry);
+    let packed = Packed::trusted(&bytes).expect("only whole events are appended");
+    encode(&packed, request.encoding.unwrap_or_default())
+}
+
+fn removed(data: &[u8]) -> What {
+    let (id, why) = data.split_at(32);
+    What::Removed { id: ByteBuf::from(id), why: String::from_utf8_lossy(why).into_owned() }
+}
+
+fn bytes_of(what: &What) -> usize {
+    match what {
+        What::Saved(bytes) | What::Gone(bytes) => bytes.len(),
+        What::Removed { id, why } => id.len() + why.len(),
+        What::Cleared => 0,
+    }
+}

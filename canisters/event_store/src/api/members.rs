@@ -1,0 +1,30 @@
+//! `grant`, `revoke`, `members`, `my_role`.
+
+use candid::Principal;
+use interface::{Member, Role};
+
+use crate::{runtime, state::State};
+
+pub fn grant(state: &mut State, who: Principal, role: Role, note: String) -> Result<(), String> {
+    check_owner(state)?;
+    state.members.grant(who, role, note, runtime::now())
+}
+
+pub fn revoke(state: &mut State, who: &Principal) -> Result<(), String> {
+    check_owner(state)?;
+    state.members.revoke(who);
+    Ok(())
+}
+
+/// Nobody, to callers who may not read.
+pub fn members(state: &State) -> Vec<Member> {
+    if state.caller_may_read() { state.members.list() } else { Vec::new() }
+}
+
+pub fn my_role(state: &State) -> Option<Role> {
+    state.members.role(&runtime::caller())
+}
+
+fn check_owner(state: &State) -> Result<(), String> {
+    if state.caller_is_owner() { Ok(()) } else { Err("only owners may do this".into()) }
+}

@@ -1,0 +1,159 @@
+//! `query_events`, `get_events` and `count`: filters and ids in, events out.
+//!
+//! A cursor's bytes: `version 1 | after? 1 | created_at 8 | id 32 | remaining 8 for each filter`,
+//! big-endian; date and id stand there only if `after` is 1.
+
+use event::{EventId, Filter, Packed, Timestamp};
+use index::{Cursor, Position, Reader, Scan, Seq, Take};
+use interface::{
+    ByteBuf, Count, Encoding, EventBytes, IdBytes, QueryPage, QueryRequest, ReadError, id_of,
+};
+
+use super::check_reader;
+use crate::{
+    events::Events,
+    room::{Room, encode, is_time_to_read},
+    state::State,
+};
+
+/// Filters and their values in one call. To open the walk for one costs about 60 k instructions.
+const VALUES_MAX: usize = 10_000;
+/// What an item of a reply takes beside its bytes.
+const ITEM_BYTES: usize = 8;
+const CURSOR_VERSION: u8 = 1;
+
+pub fn query_events(state: &State, request: QueryRequest) -> Result<QueryPage, ReadError> {
+    check_reader(state)?;
+    let Seq(length) = state.events.log().length();
+    if request.min_seq.is_some_and(|seq| seq >= length) {
+        return Err(ReadError::Lagging(length));
+    }
+    let filters = filters_of(request.filters)?;
+    let mut scan = match &request.cursor {
+        Some(bytes) => Scan::resume(&filters, &cursor_of(bytes, filters.len())?),
+        None => Scan::new(&filters),
+    };
+    let start = scan.cursor();
+    let mut page = Page {
+        events: Vec::new(),
+        room: Room::new(request.max_bytes),
+        encoding: request.encoding.unwrap_or_default(),
+    };
+    let Ok(is_done) = scan.page(&state.events, &mut page);
+    let cursor = scan.cursor();
+    if !is_done && cursor == start {
+        return Err(ReadError::Other("too much to look through: ask for less at once".into()));
+    }
+    let cursor = (!is_done).then(|| ByteBuf::from(bytes_of(&cursor)));
+    Ok(QueryPage { events: page.events, cursor, length })
+}
+
+/// In the order of the ids. The answer is shorter than the question when the reply is full.
+pub fn get_events(
+    state: &State,
+    ids: &[IdBytes],
+    encoding: Option<Encoding>,
+) -> Result<Vec<Option<EventBytes>>, ReadError> {
+    check_reader(state)?;
+    let mut room = Room::new(None);
+    let mut found = Vec::new();
+    for id in ids {
+        let event = get(&state.events, &id_of(id)?, encoding.unwrap_or_default());
+        let bytes = ITEM_BYTES + event.as_ref().map_or(0, |event| event.len());
+        if !is_time_to_read() || !room.take(bytes) {
+            break;
+        }
+        found.push(event);
+    }
+    Ok(found)
+}
+
+fn get(events: &Events, id: &EventId, encoding: Encoding) -> Option<EventBytes> {
+    let bytes = events.packed(events.find(id)?)?;
+    Packed::trusted(&bytes).ok().map(|packed| encode(&packed, encoding))
+}
+
+pub fn count(state: &State, filters: Vec<interface::Filter>) -> Result<Count, ReadError> {
+    check_reader(state)?;
+    let mut tally = Tally(0);
+    let Ok(complete) = Scan::new(&filters_of(filters)?).page(&state.events, &mut tally);
+    Ok(Count { count: tally.0, complete })
+}
+
+fn filters_of(filters: Vec<interface::Filter>) -> Result<Vec<Filter>, ReadError> {
+    let filters: Vec<Filter> =
+        filters.into_iter().map(Filter::try_from).collect::<Result<_, _>>()?;
+    let values = filters.len() + filters.iter().map(Filter::values).sum::<usize>();
+    if values > VALUES_MAX {
+        let reason = format!("{values} filters and values: at most {VALUES_MAX} in one call");
+        return Err(ReadError::Invalid(reason));
+    }
+    Ok(filters)
+}
+
+/// Takes events until the reply is full.
+struct Page {
+    events: Vec<EventBytes>,
+    room: Room,
+    encoding: Encoding,
+}
+
+impl Reader for Page {
+    fn take(&mut self, _: Seq, event: &Packed<'_>) -> Take {
+        let event = encode(event, self.encoding);
+        if !self.room.take(ITEM_BYTES + event.len()) {
+            return Take::NotThis;
+        }
+        self.events.push(event);
+        Take::More
+    }
+
+    fn may_go_on(&mut self) -> bool {
+        is_time_to_read()
+    }
+}
+
+/// Only counts them.
+struct Tally(u64);
+
+impl Reader for Tally {
+    fn take(&mut self, _: Seq, _: &Packed<'_>) -> Take {
+        self.0 += 1;
+        Take::More
+    }
+
+    fn may_go_on(&mut self) -> bool {
+        is_time_to_read()
+    }
+}
+
+fn bytes_of(cursor: &Cursor) -> Vec<u8> {
+    let mut bytes = vec![CURSOR_VERSION, cursor.after.is_some().into()];
+    if let Some(Position { created_at, id }) = &cursor.after {
+        bytes.extend_from_slice(&created_at.0.to_be_bytes());
+        bytes.extend_from_slice(&id.0);
+    }
+    bytes.extend(cursor.remaining.iter().flat_map(|remaining| remaining.to_be_bytes()));
+    bytes
+}
+
+fn cursor_of(bytes: &[u8], filters: usize) -> Result<Cursor, ReadError> {
+    let cursor = read_cursor(bytes).filter(|cursor| cursor.remaining.len() == filters);
+    cursor.ok_or_else(|| ReadError::Invalid("the cursor is not one of these filters'".into()))
+}
+
+fn read_cursor(bytes: &[u8]) -> Option<Cursor> {
+    let (head, rest) = bytes.split_first_chunk()?;
+    let (after, rest) = match head {
+        [CURSOR_VERSION, 0] => (None, rest),
+        [CURSOR_VERSION, 1] => {
+            let (created_at, rest) = rest.split_first_chunk()?;
+            let (id, rest) = rest.split_first_chunk()?;
+            let created_at = Timestamp(u64::from_be_bytes(*created_at));
+            (Some(Position { created_at, id: EventId(*id) }), rest)
+        }
+        _ => return None,
+    };
+    let (numbers, []) = rest.as_chunks() else { return None };
+    Some(Cursor { after, remaining: numbers.iter().copied().map(u64::from_be_bytes).collect() })
+}

@@ -1,0 +1,107 @@
+//! System calls, each with a native twin, so that plain tests can be the replica: they set the
+//! clock, the caller and the price of work.
+
+pub use system::*;
+
+#[cfg(target_family = "wasm")]
+mod system {
+    use candid::Principal;
+    use ic_cdk::api;
+    use ic_stable_structures::DefaultMemoryImpl;
+
+    /// Unix time, in seconds.
+    pub fn now() -> u64 {
+        api::time() / 1_000_000_000
+    }
+
+    pub fn caller() -> Principal {
+        api::msg_caller()
+    }
+
+    pub fn is_controller(who: &Principal) -> bool {
+        api::is_controller(who)
+    }
+
+    /// Instructions since this message began, decoding of its arguments included.
+    pub fn instructions() -> u64 {
+        api::instruction_counter()
+    }
+
+    pub fn cycles() -> u128 {
+        api::canister_cycle_balance()
+    }
+
+    pub fn stable_memory() -> DefaultMemoryImpl {
+        DefaultMemoryImpl::default()
+    }
+
+    pub fn method() -> String {
+        api::msg_method_name()
+    }
+
+    pub fn accept_message() {
+        api::accept_message();
+    }
+
+    /// Ends the message; nothing that it did remains.
+    pub fn reject(reason: &str) -> ! {
+        api::trap(reason)
+    }
+}
+
+#[cfg(not(target_family = "wasm"))]
+mod system {
+    use std::cell::{Cell, RefCell};
+
+    use candid::Principal;
+    use ic_stable_structures::DefaultMemoryImpl;
+
+    thread_local! {
+        pub static NOW: Cell<u64> = const { Cell::new(0) };
+        pub static CALLER: Cell<Principal> = const { Cell::new(Principal::anonymous()) };
+        pub static CONTROLLER: Cell<Option<Principal>> = const { Cell::new(None) };
+        pub static INSTRUCTIONS: Cell<u64> = const { Cell::new(0) };
+        /// What the counter advances by each time it is read.
+        pub static INSTRUCTIONS_STEP: Cell<u64> = const { Cell::new(0) };
+        pub static STABLE: RefCell<DefaultMemoryImpl> = RefCell::default();
+        pub static METHOD: RefCell<String> = RefCell::default();
+        pub static ACCEPTED: Cell<bool> = const { Cell::new(false) };
+    }
+
+    pub fn now() -> u64 {
+        NOW.get()
+    }
+
+    pub fn caller() -> Principal {
+        CALLER.get()
+    }
+
+    pub fn is_controller(who: &Principal) -> bool {
+        CONTROLLER.get().as_ref() == Some(who)
+    }
+
+    pub fn instructions() -> u64 {
+        INSTRUCTIONS.set(INSTRUCTIONS.get() + INSTRUCTIONS_STEP.get());
+        INSTRUCTIONS.get()
+    }
+
+    pub fn cycles() -> u128 {
+        0
+    }
+
+    pub fn stable_memory() -> DefaultMemoryImpl {
+        STABLE.with_borrow(DefaultMemoryImpl::clone)
+    }
+
+    pub fn method() -> String {
+        METHOD.with_borrow(String::clone)
+    }
+
+    pub fn accept_message() {
+        ACCEPTED.set(true);
+    }
+
+    pub fn reject(reason: &str) -> ! {
+        panic!("{reason}")
+    }
+}
