@@ -80,7 +80,7 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     connections_max: Option<usize>,
 
-    /// Bytes of one message from a client [default: 524288]
+    /// Bytes of one message from a client [default: 1048576]
     #[arg(long, value_name = "BYTES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     message_bytes_max: Option<usize>,
@@ -228,7 +228,7 @@ impl Settings {
         let poll_interval = self.poll_interval()?;
         let limits = Limits {
             connections_max: self.connections_max.unwrap_or(4096),
-            message_bytes_max: self.message_bytes_max.unwrap_or(512 * 1024),
+            message_bytes_max: self.message_bytes_max.unwrap_or(1 << 20),
             event_bytes_max: self.event_bytes_max.unwrap_or(128 * 1024),
             event_tags_max: self.event_tags_max.unwrap_or(5_000),
             future_seconds_max: self.future_seconds_max.unwrap_or(900),

@@ -5,14 +5,14 @@
 //! one bounded queue; while a client does not read, those who wait for room in it wait, and nobody
 //! else does.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
 use event::{Event, Filter};
 use futures_util::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
 use tokio::{
     sync::{Semaphore, mpsc},
     task::{AbortHandle, JoinSet},
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -34,14 +34,17 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// After how long a client that answers nothing is taken for gone.
 const SILENCE_MAX: Duration = Duration::from_secs(100);
 
+/// How long a client has to take what was still queued for it when its session ended.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What goes to the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     Text(String),
     Ping,
     Pong(Vec<u8>),
-    /// The relay goes away (1001).
-    Bye,
+    /// The end, with a code of RFC 6455 and a reason.
+    Bye(u16, &'static str),
 }
 
 impl From<Frame> for Message {
@@ -50,7 +53,7 @@ impl From<Frame> for Message {
             Frame::Text(text) => Message::text(text),
             Frame::Ping => Message::ping(Vec::new()),
             Frame::Pong(payload) => Message::pong(payload),
-            Frame::Bye => Message::close_with(1001u16, "the relay is going away"),
+            Frame::Bye(code, reason) => Message::close_with(code, reason),
         }
     }
 }
@@ -59,7 +62,7 @@ impl From<Frame> for Message {
 pub async fn serve(socket: WebSocket, relay: Arc<Relay>, stop: CancellationToken) {
     let (sink, stream) = socket.split();
     let (frames, queue) = mpsc::channel(SESSION_QUEUE_FRAMES_MAX);
-    let writing = tokio::spawn(write(sink, queue));
+    let mut writing = tokio::spawn(write(sink, queue));
     let session = Session {
         relay,
         frames,
@@ -67,9 +70,16 @@ pub async fn serve(socket: WebSocket, relay: Arc<Relay>, stop: CancellationToken
         subscriptions: HashMap::new(),
         tasks: JoinSet::new(),
     };
-    session.read(stream, stop, writing.abort_handle()).await;
+    let mut end = pin!(session.read(stream, stop));
+    tokio::select! {
+        () = &mut end => {}
+        // A socket that cannot be written to is over, whatever it still has to say.
+        _ = &mut writing => return,
+    }
     // Everything that answers has ended with the session, so the queue drains and closes.
-    let _ = writing.await;
+    if timeout(GOODBYE_TIMEOUT, &mut writing).await.is_err() {
+        writing.abort();
+    }
 }
 
 /// Sends what is queued, and flushes whenever the queue is empty.
@@ -100,26 +110,33 @@ struct Session {
 
 /// Why a session ends.
 enum End {
-    /// The client closed, or the socket broke.
+    /// The client closed.
     Gone,
+    /// The socket broke, or the client sent what is no websocket frame or a too large one.
+    Broken,
     /// The client did not answer for too long.
     Silent,
     Stop,
 }
 
+impl End {
+    fn goodbye(&self) -> Option<Frame> {
+        match self {
+            End::Gone => None,
+            End::Broken => Some(Frame::Bye(1009, "a message was too large, or malformed")),
+            End::Silent => Some(Frame::Bye(1001, "no answer to pings")),
+            End::Stop => Some(Frame::Bye(1001, "the relay is going away")),
+        }
+    }
+}
+
 impl Session {
-    async fn read(
-        mut self,
-        mut stream: SplitStream<WebSocket>,
-        stop: CancellationToken,
-        writing: AbortHandle,
-    ) {
+    async fn read(mut self, mut stream: SplitStream<WebSocket>, stop: CancellationToken) {
         let end = self.read_until_end(&mut stream, &stop).await;
         self.tasks.abort_all();
-        match end {
-            // A client that reads nothing must not hold up the end of the relay.
-            End::Stop if self.frames.try_send(Frame::Bye).is_ok() => {}
-            End::Stop | End::Silent | End::Gone => writing.abort(),
+        if let Some(goodbye) = end.goodbye() {
+            // A full queue means that nobody reads goodbyes.
+            let _ = self.frames.try_send(goodbye);
         }
     }
 
@@ -136,7 +153,11 @@ impl Session {
                 () = stop.cancelled() => return End::Stop,
                 message = stream.next() => {
                     heard = Instant::now();
-                    let Some(Ok(message)) = message else { return End::Gone };
+                    let message = match message {
+                        Some(Ok(message)) => message,
+                        Some(Err(_)) => return End::Broken,
+                        None => return End::Gone,
+                    };
                     tokio::select! {
                         () = stop.cancelled() => return End::Stop,
                         is_open = self.take(message) => if !is_open { return End::Gone },

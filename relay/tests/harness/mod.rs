@@ -1,0 +1,420 @@
+//! The tests' small language: a relay in this process, clients over its socket, and an L2 in memory.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use aquifer::{
+    config::{NotGranted, Settings},
+    identity::Identity,
+    layer2::{Change, ChangesPage, Layer2, Layer2Error, Role, SaveOutcome, What},
+};
+use async_trait::async_trait;
+use candid::Principal;
+use event::{Event, EventId, Packed};
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
+use tokio_util::sync::CancellationToken;
+
+/// How long to wait for what must come.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long to look for what must not come.
+const SILENCE: Duration = Duration::from_millis(300);
+const POLL_SECONDS: f64 = 0.05;
+
+/// A relay on a free port.
+pub struct TestRelay {
+    url: String,
+    stop: CancellationToken,
+    running: JoinHandle<anyhow::Result<()>>,
+    folder: TempDir,
+}
+
+pub async fn relay() -> TestRelay {
+    TestRelay::start(tempfile::tempdir().unwrap(), None, NotGranted::Keep).await
+}
+
+pub async fn relay_with(l2: &FakeL2) -> TestRelay {
+    let folder = tempfile::tempdir().unwrap();
+    TestRelay::start(folder, Some(l2.clone()), NotGranted::Keep).await
+}
+
+impl TestRelay {
+    pub async fn start(folder: TempDir, l2: Option<FakeL2>, not_granted: NotGranted) -> TestRelay {
+        let mut config = Settings::default().resolve().unwrap();
+        config.data = folder.path().to_owned();
+        config.not_granted = not_granted;
+        config.poll_interval = Duration::from_secs_f64(POLL_SECONDS);
+        let identity = Identity::open(folder.path()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}", listener.local_addr().unwrap());
+        let stop = CancellationToken::new();
+        let l2 = l2.map(|l2| Arc::new(l2) as Arc<dyn Layer2>);
+        let running = tokio::spawn(aquifer::run(config, identity, l2, listener, stop.clone()));
+        TestRelay { url, stop, running, folder }
+    }
+
+    pub async fn client(&self) -> Client {
+        Client { socket: connect_async(&self.url).await.unwrap().0 }
+    }
+
+    /// Stops it, and hands over its folder.
+    pub async fn stop(self) -> TempDir {
+        self.stop.cancel();
+        timeout(PATIENCE, self.running).await.expect("a stop ends").unwrap().unwrap();
+        self.folder
+    }
+}
+
+/// One websocket.
+pub struct Client {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+}
+
+/// What the relay said to an EVENT.
+#[derive(Debug)]
+pub struct Reply {
+    pub accepted: bool,
+    pub message: String,
+}
+
+impl Reply {
+    #[track_caller]
+    pub fn expect_ok(self) {
+        assert!(self.accepted && self.message.is_empty(), "{self:?}");
+    }
+
+    #[track_caller]
+    pub fn expect_refused(self, reason: &str) {
+        assert!(!self.accepted && self.message.starts_with(reason), "{self:?} is not {reason:?}");
+    }
+}
+
+pub fn value_of(event: &Event) -> Value {
+    serde_json::from_str(&event.to_json()).unwrap()
+}
+
+impl Client {
+    pub async fn send(&mut self, frame: Value) {
+        self.send_text(&frame.to_string()).await;
+    }
+
+    pub async fn send_text(&mut self, text: &str) {
+        self.socket.send(Message::text(text)).await.unwrap();
+    }
+
+    pub async fn publish(&mut self, event: &Event) -> Reply {
+        self.send(json!(["EVENT", value_of(event)])).await;
+        self.ok().await
+    }
+
+    /// All at once, then all answers, which must be good.
+    pub async fn publish_all<E: std::ops::Deref<Target = Event>>(&mut self, events: &[E]) {
+        for events in events.chunks(100) {
+            for event in events {
+                self.send(json!(["EVENT", value_of(event)])).await;
+            }
+            for _ in events {
+                self.ok().await.expect_ok();
+            }
+        }
+    }
+
+    pub async fn req(&mut self, id: &str, filters: &[Value]) {
+        let mut frame = vec![json!("REQ"), json!(id)];
+        frame.extend_from_slice(filters);
+        self.send(Value::Array(frame)).await;
+    }
+
+    pub async fn ok(&mut self) -> Reply {
+        let frame = self.frame_of("OK").await;
+        Reply {
+            accepted: frame[2].as_bool().unwrap(),
+            message: frame[3].as_str().unwrap().to_owned(),
+        }
+    }
+
+    pub async fn notice(&mut self) -> String {
+        self.frame_of("NOTICE").await[1].as_str().unwrap().to_owned()
+    }
+
+    pub async fn closed(&mut self, id: &str) -> String {
+        let frame = self.frame_of("CLOSED").await;
+        assert_eq!(frame[1], id);
+        frame[2].as_str().unwrap().to_owned()
+    }
+
+    /// The id of the next event of a subscription.
+    pub async fn event(&mut self, id: &str) -> String {
+        let frame = self.frame_of("EVENT").await;
+        assert_eq!(frame[1], id);
+        frame[2]["id"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn events_until_eose(&mut self, id: &str) -> Vec<String> {
+        let mut events = Vec::new();
+        loop {
+            let frame = self.next_frame().await;
+            match frame[0].as_str().unwrap() {
+                "EVENT" if frame[1] == id => {
+                    events.push(frame[2]["id"].as_str().unwrap().to_owned());
+                }
+                "EOSE" if frame[1] == id => return events,
+                _ => {}
+            }
+        }
+    }
+
+    /// The next `count` events, no two of them equal.
+    pub async fn distinct_events(&mut self, id: &str, count: usize) -> HashSet<String> {
+        let mut events = HashSet::new();
+        for _ in 0..count {
+            assert!(events.insert(self.event(id).await), "an event came twice");
+        }
+        events
+    }
+
+    pub async fn expect_no_more_events(&mut self, id: &str) {
+        let more = timeout(SILENCE, self.event(id)).await;
+        assert!(more.is_err(), "an event too many: {more:?}");
+    }
+
+    /// Asks until the answer is empty.
+    pub async fn eventually_empty(&mut self, filter: &Value) {
+        let emptied = timeout(PATIENCE, async {
+            loop {
+                self.req("until empty", std::slice::from_ref(filter)).await;
+                if self.events_until_eose("until empty").await.is_empty() {
+                    return;
+                }
+            }
+        });
+        emptied.await.expect("it becomes empty");
+    }
+
+    /// Says what the relay does not listen to; its goodbye (1009) may be lost with the rest.
+    pub async fn expect_cut_off_after(&mut self, text: &str) {
+        let _ = self.socket.send(Message::text(text)).await;
+        let ending = async {
+            while let Some(Ok(message)) = self.socket.next().await {
+                assert!(!message.is_text(), "{message}");
+            }
+        };
+        timeout(PATIENCE, ending).await.expect("the relay ends it");
+    }
+
+    /// The code of the relay's goodbye.
+    pub async fn close_code(&mut self) -> Option<u16> {
+        loop {
+            match timeout(PATIENCE, self.socket.next()).await.unwrap()?.ok()? {
+                Message::Close(frame) => return frame.map(|frame| frame.code.into()),
+                _ => {}
+            }
+        }
+    }
+
+    /// The next frame of this verb; others are passed over.
+    async fn frame_of(&mut self, verb: &str) -> Value {
+        loop {
+            let frame = self.next_frame().await;
+            if frame[0] == verb {
+                return frame;
+            }
+        }
+    }
+
+    async fn next_frame(&mut self) -> Value {
+        loop {
+            let message = timeout(PATIENCE, self.socket.next()).await.expect("a frame comes");
+            if let Message::Text(text) = message.expect("the relay is there").unwrap() {
+                return serde_json::from_str(&text).unwrap();
+            }
+        }
+    }
+}
+
+/// A log in memory, which can be away, lose answers and refuse.
+#[derive(Clone)]
+pub struct FakeL2 {
+    name: &'static str,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    log: Vec<What>,
+    is_available: bool,
+    role: Option<Role>,
+    deleted: HashSet<EventId>,
+    answers_to_lose: usize,
+    saves_answered: usize,
+    polls: usize,
+    role_questions: usize,
+}
+
+impl Default for FakeL2 {
+    fn default() -> FakeL2 {
+        FakeL2::named("fake")
+    }
+}
+
+impl FakeL2 {
+    pub fn named(name: &'static str) -> FakeL2 {
+        let state = State {
+            log: Vec::new(),
+            is_available: true,
+            role: Some(Role::Relay),
+            deleted: HashSet::new(),
+            answers_to_lose: 0,
+            saves_answered: 0,
+            polls: 0,
+            role_questions: 0,
+        };
+        FakeL2 { name, state: Arc::new(Mutex::new(state)) }
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.state.lock().unwrap())
+    }
+
+    pub fn set_available(&self, is_available: bool) {
+        self.with(|state| state.is_available = is_available);
+    }
+
+    pub fn set_role(&self, role: Option<Role>) {
+        self.with(|state| state.role = role);
+    }
+
+    pub fn lose_next_answers(&self, count: usize) {
+        self.with(|state| state.answers_to_lose = count);
+    }
+
+    pub fn refuse_as_deleted(&self, id: EventId) {
+        self.with(|state| state.deleted.insert(id));
+    }
+
+    /// Another relay saves an event.
+    pub fn bring(&self, event: &Event) {
+        self.append(What::Saved(event.pack().into()));
+    }
+
+    pub fn append(&self, what: What) {
+        self.with(|state| state.log.push(what));
+    }
+
+    pub fn contents(&self) -> Vec<Event> {
+        self.with(|state| state.contents())
+    }
+
+    pub fn saves_answered(&self) -> usize {
+        self.with(|state| state.saves_answered)
+    }
+
+    pub async fn wait_for_events(&self, count: usize) {
+        self.wait_until(|l2| l2.contents().len() >= count).await;
+        assert_eq!(self.contents().len(), count);
+    }
+
+    /// Until so many polls more have been answered.
+    pub async fn wait_for_polls(&self, count: usize) {
+        let before = self.with(|state| state.polls);
+        self.wait_until(|l2| l2.with(|state| state.polls) >= before + count).await;
+    }
+
+    pub async fn wait_for_role_questions(&self, count: usize) {
+        self.wait_until(|l2| l2.with(|state| state.role_questions) >= count).await;
+    }
+
+    pub async fn wait_until(&self, condition: impl Fn(&FakeL2) -> bool) {
+        let waiting = async {
+            while !condition(self) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, waiting).await.expect("the condition comes true");
+    }
+}
+
+impl State {
+    fn contents(&self) -> Vec<Event> {
+        let saved = self.log.iter().filter_map(|what| match what {
+            What::Saved(bytes) => Some(Packed::parse(bytes).ok()?.unpack()),
+            _ => None,
+        });
+        saved.collect()
+    }
+
+    fn save(&mut self, bytes: &[u8]) -> SaveOutcome {
+        let event = Packed::parse(bytes).unwrap().unpack();
+        if self.deleted.contains(&event.id) {
+            return SaveOutcome::Deleted;
+        }
+        if let Some(seq) = self.contents().iter().position(|held| held.id == event.id) {
+            return SaveOutcome::Duplicate(seq as u64);
+        }
+        self.log.push(What::Saved(bytes.to_vec().into()));
+        SaveOutcome::Saved(self.log.len() as u64 - 1)
+    }
+
+    fn check(&self) -> Result<(), Layer2Error> {
+        if self.is_available { Ok(()) } else { Err(Layer2Error::Unavailable("away".into())) }
+    }
+}
+
+#[async_trait]
+impl Layer2 for FakeL2 {
+    fn name(&self) -> String {
+        self.name.to_owned()
+    }
+
+    fn principal(&self) -> Principal {
+        Principal::anonymous()
+    }
+
+    async fn save(&self, events: &[Vec<u8>]) -> Result<Vec<SaveOutcome>, Layer2Error> {
+        self.with(|state| {
+            state.check()?;
+            if state.role.is_none() {
+                return Err(Layer2Error::Refused("not granted".into()));
+            }
+            let outcomes = events.iter().map(|event| state.save(event)).collect();
+            if state.answers_to_lose > 0 {
+                state.answers_to_lose -= 1;
+                return Err(Layer2Error::Unavailable("the answer got lost".into()));
+            }
+            state.saves_answered += 1;
+            Ok(outcomes)
+        })
+    }
+
+    async fn changes(&self, seq: u64) -> Result<ChangesPage, Layer2Error> {
+        const PAGE: usize = 2;
+        self.with(|state| {
+            state.check()?;
+            state.polls += 1;
+            let length = state.log.len() as u64;
+            let entries = state.log.iter().enumerate().skip(seq as usize).take(PAGE);
+            let changes: Vec<Change> = entries
+                .map(|(seq, what)| Change { seq: seq as u64, arrived: 0, what: what.clone() })
+                .collect();
+            let next = seq + changes.len() as u64;
+            Ok(ChangesPage { changes, next, length })
+        })
+    }
+
+    async fn role(&self) -> Result<Option<Role>, Layer2Error> {
+        self.with(|state| {
+            state.check()?;
+            state.role_questions += 1;
+            Ok(state.role)
+        })
+    }
+}
