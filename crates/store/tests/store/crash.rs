@@ -160,12 +160,14 @@ fn a_second_process_is_refused() {
     assert!(all_that_says("open", folder.path()).contains(&refusal));
 }
 
-/// From the next write on, files cannot grow, and the kernel says so instead of killing us.
-fn forbid_growth() {
+/// How far files may be written. Beyond it the kernel refuses, and does not kill us.
+fn limit_files(bytes: libc::rlim_t) {
     // SAFETY: plain system calls on this process, which runs nothing else.
     unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-        let limit = libc::rlimit { rlim_cur: 4_096, rlim_max: 4_096 };
+        let mut limit = std::mem::zeroed();
+        assert_eq!(libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit), 0);
+        limit.rlim_cur = bytes.min(limit.rlim_max);
         assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
     }
 }
@@ -175,12 +177,13 @@ fn break_the_disk(folder: &Path) {
     Builder::new_current_thread().build().unwrap().block_on(async {
         let held = note("before");
         writer.put(held.clone(), Origin::Client).await.unwrap();
-        forbid_growth();
+        limit_files(4_096);
         let large = "x".repeat(100_000);
         let first = writer.put(note(&large), Origin::Client).await;
+        limit_files(libc::RLIM_INFINITY);
         let then = writer.put(note("small"), Origin::Client).await;
         assert!(matches!(first, Err(WriteError::Failed(_))), "{first:?}");
-        assert_eq!(first, then, "nothing is written after a failed commit");
+        assert_eq!(first, then, "the disk is well again, but who knows what lies on it");
         assert_eq!(store.get(&held.id).unwrap(), Some(held.pack()));
         assert_eq!(*store.follow().borrow(), Seq(1));
         writer.stop().await;

@@ -3,7 +3,7 @@
 use std::{
     ops::ControlFlow,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Condvar, Mutex},
 };
 
 use event::{Filter, Timestamp, Verified, twin::Author};
@@ -30,15 +30,43 @@ fn deletion_of(event: &Verified) -> Verified {
     Author::new(1).sign(200, 5, &[&["e", &event.id.to_string()]], "")
 }
 
-/// A store whose writer waits at the start of each batch until the guard is dropped.
-fn open_with_a_gate(folder: &Path) -> (Store, Writer, Arc<Mutex<()>>) {
-    let gate = Arc::new(Mutex::new(()));
+/// Where the writer waits at the start of each batch while it is shut.
+#[derive(Default)]
+struct Gate {
+    is_shut: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    /// Shuts it until the guard is dropped.
+    fn shut(&self) -> Shut<'_> {
+        *self.is_shut.lock().unwrap() = true;
+        Shut(self)
+    }
+
+    fn pass(&self) {
+        let is_shut = self.is_shut.lock().unwrap();
+        drop(self.opened.wait_while(is_shut, |is_shut| *is_shut).unwrap());
+    }
+}
+
+struct Shut<'a>(&'a Gate);
+
+impl Drop for Shut<'_> {
+    fn drop(&mut self) {
+        *self.0.is_shut.lock().unwrap() = false;
+        self.0.opened.notify_all();
+    }
+}
+
+fn open_with_a_gate(folder: &Path, options: Options) -> (Store, Writer, Arc<Gate>) {
+    let gate = Arc::new(Gate::default());
     let passed = gate.clone();
     let clock = Arc::new(move || {
-        drop(passed.lock().unwrap());
+        passed.pass();
         Timestamp(1_000)
     });
-    let (store, writer) = Store::open(folder, Options { clock, ..options() }).unwrap();
+    let (store, writer) = Store::open(folder, Options { clock, ..options }).unwrap();
     (store, writer, gate)
 }
 
@@ -52,9 +80,9 @@ async fn let_others_go_first() {
 #[tokio::test]
 async fn puts_that_wait_together_share_a_commit() {
     let folder = folder();
-    let (store, writer, gate) = open_with_a_gate(folder.path());
+    let (store, writer, gate) = open_with_a_gate(folder.path(), options());
     let commits = store.stats().unwrap().commits;
-    let shut = gate.lock().unwrap();
+    let shut = gate.shut();
     let put = |content: &str| {
         let (writer, event) = (writer.clone(), note(content));
         tokio::spawn(async move { writer.put(event, Origin::Client).await })
@@ -72,9 +100,9 @@ async fn puts_that_wait_together_share_a_commit() {
 #[tokio::test]
 async fn followers_wake_after_the_commit_and_before_the_answer() {
     let folder = folder();
-    let (store, writer, gate) = open_with_a_gate(folder.path());
+    let (store, writer, gate) = open_with_a_gate(folder.path(), options());
     let mut follower = store.follow();
-    let shut = gate.lock().unwrap();
+    let shut = gate.shut();
     let put = tokio::spawn({
         let writer = writer.clone();
         async move { writer.put(note("a"), Origin::Client).await }
@@ -149,6 +177,19 @@ async fn rules_and_limits_have_their_outcomes() {
     assert_eq!(outcomes[3..6], [Outcome::Deleted, Outcome::Expired, Outcome::Ephemeral]);
     assert!(matches!(outcomes[6], Outcome::Invalid(_)));
     assert_eq!(store.stats().unwrap().events, 2);
+}
+
+#[tokio::test]
+async fn an_older_deletion_of_an_address_takes_nothing_back() {
+    let folder = folder();
+    let (_store, writer) = open(folder.path());
+    let address = format!("0:{}:", Author::new(1).pubkey());
+    for date in [200, 150] {
+        let deletion = Author::new(1).sign(date, 5, &[&["a", &address]], "");
+        save(&writer, &deletion, Origin::Client).await;
+    }
+    assert_eq!(writer.put(profile(180), Origin::Client).await.unwrap(), Outcome::Deleted);
+    save(&writer, &profile(201), Origin::Client).await;
 }
 
 #[tokio::test]
@@ -276,7 +317,7 @@ async fn a_feed_page_is_all_or_nothing() {
 async fn a_full_store_says_so_and_can_be_read_and_emptied() {
     let folder = folder();
     let small = Options { map_bytes: 2 << 20, ..options() };
-    let (store, writer) = Store::open(folder.path(), small).unwrap();
+    let (store, writer, gate) = open_with_a_gate(folder.path(), small);
     let large = |number: u64| note(&format!("{number}{}", "x".repeat(100_000)));
     let mut held = Vec::new();
     for number in 0.. {
@@ -292,13 +333,20 @@ async fn a_full_store_says_so_and_can_be_read_and_emptied() {
     assert!(held.len() > 10);
     assert_eq!(all(&store), held);
     assert_eq!(query(&store, &[Filter::default()], 3).len(), held.len());
-    // A small one still fits, and so it does beside a large one in the same batch.
-    let both = tokio::join!(
-        writer.put(large(99), Origin::Client),
-        writer.put(note("small"), Origin::Client)
-    );
-    assert_eq!(both.0, Err(WriteError::Full));
-    assert!(matches!(both.1, Ok(Outcome::Saved(_))));
+    // A small one still fits, also beside a large one in the same batch.
+    let shut = gate.shut();
+    let put = |event: Verified| {
+        let writer = writer.clone();
+        tokio::spawn(async move { writer.put(event, Origin::Client).await })
+    };
+    let before = put(note("before"));
+    let_others_go_first().await;
+    let (too_large, small) = (put(large(99)), put(note("small")));
+    let_others_go_first().await;
+    drop(shut);
+    assert!(matches!(before.await.unwrap(), Ok(Outcome::Saved(_))));
+    assert_eq!(too_large.await.unwrap(), Err(WriteError::Full));
+    assert!(matches!(small.await.unwrap(), Ok(Outcome::Saved(_))));
     let gone = held.iter().map(|(seq, _)| (*seq, Settlement::Gone)).collect();
     writer.settle(gone).await.unwrap();
     // The freed pages are free for the commit after the next.
@@ -309,8 +357,8 @@ async fn a_full_store_says_so_and_can_be_read_and_emptied() {
 #[tokio::test]
 async fn stopping_writes_all_that_is_queued() {
     let folder = folder();
-    let (store, writer, gate) = open_with_a_gate(folder.path());
-    let shut = gate.lock().unwrap();
+    let (store, writer, gate) = open_with_a_gate(folder.path(), options());
+    let shut = gate.shut();
     let put = |number: u32| {
         let (writer, event) = (writer.clone(), note(&number.to_string()));
         tokio::spawn(async move { writer.put(event, Origin::Client).await })
