@@ -39,6 +39,8 @@ struct Table {
 
 struct Subscriber {
     id: SubscriptionId,
+    /// Events before this one reached it another way: it may be ahead of the table's position.
+    from: Seq,
     frames: mpsc::Sender<Frame>,
     behind: oneshot::Sender<Seq>,
 }
@@ -89,7 +91,8 @@ impl Delta {
             return Err(table.position);
         }
         let (sender, behind) = oneshot::channel();
-        let subscriber = Subscriber { id: id.clone(), frames: frames.clone(), behind: sender };
+        let subscriber =
+            Subscriber { id: id.clone(), from, frames: frames.clone(), behind: sender };
         let slot = table.subscriptions.insert(filters.to_vec(), subscriber);
         Ok(Following { delta: self.clone(), slot, behind })
     }
@@ -99,9 +102,7 @@ impl Delta {
     pub fn pass_on(&self, event: &Event) {
         let packed = event.pack();
         if let Ok(view) = Packed::trusted(&packed) {
-            let mut table = self.lock();
-            let position = table.position;
-            table.hand_out(position, &view);
+            self.lock().hand_out(None, &view);
         }
     }
 
@@ -157,16 +158,20 @@ impl Table {
     fn hand_out_page(&mut self, page: &[(Seq, Vec<u8>)], next: Seq) {
         for (seq, bytes) in page {
             if let Ok(event) = Packed::trusted(bytes) {
-                self.hand_out(*seq, &event);
+                self.hand_out(Some(*seq), &event);
             }
         }
         self.position = next;
     }
 
-    fn hand_out(&mut self, seq: Seq, event: &Packed<'_>) {
+    /// Gives an event to all who want it; one without a seq is stored nowhere.
+    fn hand_out(&mut self, seq: Option<Seq>, event: &Packed<'_>) {
         let mut json: Option<String> = None;
         let mut full = Vec::new();
         for (slot, subscriber) in self.subscriptions.wanting(event) {
+            if seq.is_some_and(|seq| seq < subscriber.from) {
+                continue;
+            }
             let json = json.get_or_insert_with(|| json_of(event));
             let frame = Frame::Text(wire::event(&subscriber.id, json));
             if subscriber.frames.try_send(frame).is_err() {
@@ -176,7 +181,7 @@ impl Table {
         for slot in full {
             if let Some(subscriber) = self.subscriptions.remove(slot) {
                 // The session may be gone altogether, and then this goes nowhere.
-                let _ = subscriber.behind.send(seq);
+                let _ = subscriber.behind.send(seq.unwrap_or(self.position.max(subscriber.from)));
             }
         }
     }

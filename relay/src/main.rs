@@ -26,7 +26,7 @@ struct CommandLine {
 
 #[derive(Subcommand)]
 enum Command {
-    Run(Run),
+    Run(Box<Run>),
     Key(Key),
     Import(Import),
     Export(Export),
@@ -63,7 +63,7 @@ struct Key {
 
 fn main() -> ExitCode {
     let result = match CommandLine::parse().command {
-        Command::Run(arguments) => run(arguments),
+        Command::Run(arguments) => run(*arguments),
         Command::Key(arguments) => show_key(&arguments),
         Command::Import(arguments) => in_runtime(import(arguments)),
         Command::Export(arguments) => in_runtime(export(arguments)),

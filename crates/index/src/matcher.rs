@@ -30,7 +30,7 @@ impl Matcher {
         let wanted = |lists: &std::collections::BTreeMap<TagName, Vec<String>>| {
             lists
                 .iter()
-                .map(|(name, values)| (*name, sorted(values.iter().map(Wanted::of))))
+                .map(|(name, values)| (*name, sorted(values.iter().map(|value| Wanted::of(value)))))
                 .collect()
         };
         let tags: Vec<(TagName, Vec<Wanted>)> = wanted(&filter.tags);
@@ -99,10 +99,10 @@ fn position_of(wanted: &[Wanted], value: Value<'_>) -> Option<usize> {
 }
 
 impl Wanted {
-    fn of(text: &String) -> Wanted {
+    fn of(text: &str) -> Wanted {
         match text.parse::<EventId>() {
             Ok(EventId(bytes)) => Wanted::Hex(bytes),
-            Err(_) => Wanted::Text(text.clone()),
+            Err(_) => Wanted::Text(text.to_owned()),
         }
     }
 

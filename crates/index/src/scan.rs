@@ -179,7 +179,7 @@ impl Scan {
         &self,
         source: &'s S,
         group: Vec<Seq>,
-    ) -> Result<Vec<(Seq, Cow<'s, [u8]>)>, S::Error> {
+    ) -> Result<Vec<Candidate<'s>>, S::Error> {
         let mut found = Vec::with_capacity(group.len());
         for seq in group {
             if seq > self.horizon {
@@ -245,6 +245,9 @@ impl Scan {
         Ok(orders.into_iter())
     }
 }
+
+/// An event that may match, packed.
+type Candidate<'s> = (Seq, Cow<'s, [u8]>);
 
 /// Streams of orders, merged.
 struct Merge<'s, S: Source + 's> {
