@@ -111,6 +111,7 @@ impl<M: Memory> Log<M> {
         assert_eq!(header[..4], MAGIC, "there is no log of a version known here");
         log.length = number(&header[4..12]);
         log.data_end = number(&header[12..]);
+        assert!(log.data_end <= log.data.size() * PAGE_BYTES, "the log's data is cut off");
         log.arrived_last = match log.length.checked_sub(1) {
             Some(last) => log.entry(Seq(last)).expect("it is below the length").arrived,
             None => 0,

@@ -26,6 +26,10 @@ pub type Seconds = u64;
 /// method is called as an update, and what surrounds the events needs some room.
 pub const REPLY_BYTES_MAX: u64 = 1_900_000;
 
+/// Events that one `save_events` looks at; those beyond get no outcome. As many take all instructions
+/// of a call, and as many reasons why not fill its reply.
+pub const SAVE_EVENTS_MAX: usize = 8_000;
+
 #[derive(CandidType, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Encoding {
     #[serde(rename = "json")]

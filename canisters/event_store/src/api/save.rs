@@ -6,17 +6,14 @@ use event::{
     verify,
 };
 use index::{CREATED_AT_MAX, Seq};
-use interface::{EventBytes, SaveCost, SaveOutcome};
+use interface::{EventBytes, SAVE_EVENTS_MAX, SaveCost, SaveOutcome};
 
 use crate::{config::Limits, room::is_time_to_save, runtime, state::State};
 
-/// Events that one call looks at. As many take all of its instructions, and as many reasons why not
-/// fill its reply.
-const EVENTS_MAX: usize = 8_000;
 const REASON_BYTES_MAX: usize = 200;
 
 pub fn save_events(state: &mut State, events: &[EventBytes]) -> Vec<SaveOutcome> {
-    let events = &events[..events.len().min(EVENTS_MAX)];
+    let events = &events[..events.len().min(SAVE_EVENTS_MAX)];
     if !state.caller_may_write() {
         return vec![SaveOutcome::Refused("the caller is no relay".into()); events.len()];
     }
