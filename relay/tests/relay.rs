@@ -326,7 +326,7 @@ async fn l2_has_the_last_word_on_what_is_deleted() {
     let relay = relay_with(&l2).await;
     l2.refuse_as_deleted(note.id);
     relay.client().await.publish(&note).await.expect_ok();
-    l2.wait_until(|l2| l2.saves_answered() > 0).await;
+    l2.wait_for_saves_answered(1).await;
     let mut alice = relay.client().await;
     alice.eventually_empty(&json!({"ids": [note.id]})).await;
     relay.stop().await;

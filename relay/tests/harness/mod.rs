@@ -1,10 +1,6 @@
 //! The tests' small language: a relay in this process, clients over its socket, and an L2 in memory.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use aquifer::{
     config::{NotGranted, Settings},
@@ -19,6 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinHandle,
     time::timeout,
 };
@@ -215,9 +212,9 @@ impl Client {
     /// The code of the relay's goodbye.
     pub async fn close_code(&mut self) -> Option<u16> {
         loop {
-            match timeout(PATIENCE, self.socket.next()).await.unwrap()?.ok()? {
-                Message::Close(frame) => return frame.map(|frame| frame.code.into()),
-                _ => {}
+            let message = timeout(PATIENCE, self.socket.next()).await.unwrap()?.ok()?;
+            if let Message::Close(frame) = message {
+                return frame.map(|frame| frame.code.into());
             }
         }
     }
@@ -246,7 +243,8 @@ impl Client {
 #[derive(Clone)]
 pub struct FakeL2 {
     name: &'static str,
-    state: Arc<Mutex<State>>,
+    /// Watched, so that tests wait for what happens to it.
+    state: Arc<watch::Sender<State>>,
 }
 
 struct State {
@@ -278,11 +276,13 @@ impl FakeL2 {
             polls: 0,
             role_questions: 0,
         };
-        FakeL2 { name, state: Arc::new(Mutex::new(state)) }
+        FakeL2 { name, state: Arc::new(watch::Sender::new(state)) }
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
-        f(&mut self.state.lock().unwrap())
+        let mut result = None;
+        self.state.send_modify(|state| result = Some(f(state)));
+        result.unwrap()
     }
 
     pub fn set_available(&self, is_available: bool) {
@@ -311,35 +311,36 @@ impl FakeL2 {
     }
 
     pub fn contents(&self) -> Vec<Event> {
-        self.with(|state| state.contents())
+        self.state.borrow().contents()
     }
 
     pub fn saves_answered(&self) -> usize {
-        self.with(|state| state.saves_answered)
+        self.state.borrow().saves_answered
     }
 
     pub async fn wait_for_events(&self, count: usize) {
-        self.wait_until(|l2| l2.contents().len() >= count).await;
+        self.wait_until(|state| state.contents().len() >= count).await;
         assert_eq!(self.contents().len(), count);
     }
 
     /// Until so many polls more have been answered.
     pub async fn wait_for_polls(&self, count: usize) {
-        let before = self.with(|state| state.polls);
-        self.wait_until(|l2| l2.with(|state| state.polls) >= before + count).await;
+        let before = self.state.borrow().polls;
+        self.wait_until(|state| state.polls >= before + count).await;
     }
 
     pub async fn wait_for_role_questions(&self, count: usize) {
-        self.wait_until(|l2| l2.with(|state| state.role_questions) >= count).await;
+        self.wait_until(|state| state.role_questions >= count).await;
     }
 
-    pub async fn wait_until(&self, condition: impl Fn(&FakeL2) -> bool) {
-        let waiting = async {
-            while !condition(self) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        timeout(PATIENCE, waiting).await.expect("the condition comes true");
+    async fn wait_until(&self, condition: impl FnMut(&State) -> bool) {
+        let mut state = self.state.subscribe();
+        let waiting = timeout(PATIENCE, state.wait_for(condition));
+        waiting.await.expect("the condition comes true").unwrap();
+    }
+
+    pub async fn wait_for_saves_answered(&self, count: usize) {
+        self.wait_until(|state| state.saves_answered >= count).await;
     }
 }
 
