@@ -1,0 +1,170 @@
+//! HTTPS outcalls of canisters: kept until a test answers them, or until they time out.
+//!
+//! Nothing is ever fetched from the network, in live mode neither.
+
+use candid::Principal;
+use ic_management_canister_types::{
+    HttpHeader, HttpMethod, HttpRequestArgs, HttpRequestResult, TransformArgs,
+};
+use pocket_ic::ErrorCode;
+use pocket_ic::common::rest::{
+    CanisterHttpHeader, CanisterHttpMethod, CanisterHttpPricingVersion, CanisterHttpReplication,
+    CanisterHttpReply, CanisterHttpResponse, RawCanisterHttpRequest, RawMockCanisterHttpResponse,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::errors::Reject;
+use crate::exec::Call;
+use crate::ic::{Ic, Origin};
+use crate::query::Query;
+
+const TIMEOUT_NANOS: u64 = 60_000_000_000;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Outcall {
+    pub origin: Origin,
+    caller: Principal,
+    started: u64,
+    refund: u128,
+    request: RawCanisterHttpRequest,
+    /// The query of the caller that the response goes through first, and its context.
+    transform: Option<(String, Vec<u8>)>,
+}
+
+impl Ic {
+    /// Takes up an outcall; its caller is answered later.
+    pub fn start_outcall(&mut self, call: &Call, args: HttpRequestArgs) -> Result<(), Reject> {
+        let price = self.prices_of(call.caller).http_request(
+            args.url.len() as u64 + args.body.as_ref().map_or(0, |body| body.len() as u64),
+            args.max_response_bytes.unwrap_or(crate::cycles::MESSAGE_BYTES_MAX),
+        );
+        let Some(refund) = call.cycles.checked_sub(price) else {
+            return Err(Reject::new(
+                ErrorCode::CanisterRejectedMessage,
+                format!(
+                    "http_request request sent with {} cycles, but {price} cycles are required.",
+                    call.cycles
+                ),
+            ));
+        };
+        if !args.url.starts_with("https://") && !args.url.starts_with("http://") {
+            return Err(Reject::new(
+                ErrorCode::CanisterRejectedMessage,
+                format!("Invalid URL: {}", args.url),
+            ));
+        }
+        let subnet = self.subnet_of(call.caller).id();
+        let number = self.number();
+        let request = RawCanisterHttpRequest {
+            subnet_id: subnet.into(),
+            request_id: number,
+            http_method: method(args.method),
+            url: args.url,
+            headers: args.headers.into_iter().map(header_out).collect(),
+            body: args.body.unwrap_or_default(),
+            max_response_bytes: args.max_response_bytes,
+            replication: match args.is_replicated {
+                Some(false) => CanisterHttpReplication::NonReplicated,
+                _ => CanisterHttpReplication::FullyReplicated,
+            },
+            pricing_version: CanisterHttpPricingVersion::Legacy,
+        };
+        let transform = args.transform.map(|t| (t.function.0.method.clone(), t.context));
+        let outcall = Outcall {
+            origin: call.origin.clone(),
+            caller: call.caller,
+            started: self.time,
+            refund,
+            request,
+            transform,
+        };
+        self.outcalls.insert(number, outcall);
+        Ok(())
+    }
+
+    pub fn pending_outcalls(&self) -> Vec<RawCanisterHttpRequest> {
+        self.outcalls.values().map(|o| o.request.clone()).collect()
+    }
+
+    /// Answers an outcall the way a test wants it answered.
+    pub fn mock_outcall(&mut self, mock: RawMockCanisterHttpResponse) -> Result<(), String> {
+        if !mock.additional_responses.is_empty() {
+            return Err(
+                "not supported by local-ic: different responses of different nodes".to_owned()
+            );
+        }
+        let Some(outcall) = self.outcalls.remove(&mock.request_id) else {
+            return Err(format!("no pending outcall has the id {}", mock.request_id));
+        };
+        let result = match mock.response {
+            CanisterHttpResponse::CanisterHttpReply(reply) => self.transformed(&outcall, reply),
+            CanisterHttpResponse::CanisterHttpReject(reject) => {
+                Err(Reject::new(code_of(reject.reject_code), reject.message))
+            }
+        };
+        self.answer(&outcall.origin, result, outcall.refund);
+        Ok(())
+    }
+
+    fn transformed(&self, outcall: &Outcall, reply: CanisterHttpReply) -> Result<Vec<u8>, Reject> {
+        let response = HttpRequestResult {
+            status: reply.status.into(),
+            headers: reply.headers.into_iter().map(header_in).collect(),
+            body: reply.body,
+        };
+        let Some((method, context)) = &outcall.transform else {
+            return Ok(candid::encode_one(response).expect("plain data"));
+        };
+        let args = TransformArgs { response, context: context.clone() };
+        self.query(Query {
+            sender: Principal::management_canister(),
+            canister: outcall.caller,
+            method,
+            arg: candid::encode_one(args).expect("plain data"),
+        })
+    }
+
+    pub fn expire_outcalls(&mut self) {
+        let is_late = |outcall: &Outcall, now: u64| now - outcall.started.min(now) > TIMEOUT_NANOS;
+        let late: Vec<u64> = self
+            .outcalls
+            .iter()
+            .filter(|(_, outcall)| is_late(outcall, self.time))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in late {
+            let outcall = self.outcalls.remove(&number).expect("just listed");
+            let reject =
+                Reject::new(ErrorCode::IngressMessageTimeout, "Canister http request timed out");
+            self.answer(&outcall.origin, Err(reject), outcall.refund);
+        }
+    }
+}
+
+fn code_of(reject_code: u64) -> ErrorCode {
+    match reject_code {
+        1 => ErrorCode::SubnetOversubscribed,
+        2 => ErrorCode::IngressMessageTimeout,
+        3 => ErrorCode::CanisterNotFound,
+        _ => ErrorCode::CanisterRejectedMessage,
+    }
+}
+
+fn method(method: HttpMethod) -> CanisterHttpMethod {
+    match method {
+        HttpMethod::GET => CanisterHttpMethod::GET,
+        HttpMethod::HEAD => CanisterHttpMethod::HEAD,
+        HttpMethod::POST => CanisterHttpMethod::POST,
+        HttpMethod::PUT => CanisterHttpMethod::PUT,
+        HttpMethod::DELETE => CanisterHttpMethod::DELETE,
+        HttpMethod::PATCH => CanisterHttpMethod::PATCH,
+    }
+}
+
+fn header_out(header: HttpHeader) -> CanisterHttpHeader {
+    CanisterHttpHeader { name: header.name, value: header.value }
+}
+
+fn header_in(header: CanisterHttpHeader) -> HttpHeader {
+    HttpHeader { name: header.name, value: header.value }
+}

@@ -1,0 +1,374 @@
+//! `ic-agent` against a live instance, with every check of it switched on; and what the HTTPS
+//! interface refuses.
+
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime};
+
+use candid::Principal;
+use ic_agent::agent::EnvelopeContent;
+use ic_agent::identity::{AnonymousIdentity, BasicIdentity, DelegatedIdentity};
+use ic_agent::{Agent, AgentError, Identity};
+use ic_certification::{Certificate, LookupResult};
+use ic_transport_types::{Delegation, Envelope, SignedDelegation};
+use pocket_ic::PocketIc;
+
+use crate::support::*;
+
+/// Calls in the clock's time, whatever the test does meanwhile.
+struct Live {
+    pic: PocketIc,
+    canister: Principal,
+    url: String,
+    runtime: tokio::runtime::Runtime,
+}
+
+fn live() -> Live {
+    let (mut pic, canister) = with_canister();
+    let url = pic.make_live(None).to_string();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    Live { pic, canister, url, runtime }
+}
+
+fn basic(seed: u8) -> BasicIdentity {
+    BasicIdentity::from_raw_key(&[seed; 32])
+}
+
+impl Live {
+    fn agent(&self, identity: impl Identity + 'static) -> Agent {
+        let agent = Agent::builder().with_url(&self.url).with_identity(identity).build().unwrap();
+        self.runtime.block_on(agent.fetch_root_key()).unwrap();
+        assert_eq!(Some(agent.read_root_key()), self.pic.root_key());
+        agent
+    }
+
+    fn update(&self, agent: &Agent, method: &str, arg: &[u8]) -> Result<Vec<u8>, AgentError> {
+        let call = agent.update(&self.canister, method).with_arg(arg);
+        self.runtime.block_on(call.call_and_wait())
+    }
+
+    fn query(&self, agent: &Agent, method: &str) -> Result<Vec<u8>, AgentError> {
+        let query = agent.query(&self.canister, method).with_arg(vec![]);
+        self.runtime.block_on(query.call())
+    }
+
+    fn read(&self) -> Counters {
+        read(&self.pic, self.canister)
+    }
+}
+
+#[test]
+fn an_agent_updates_and_queries_with_verification() {
+    let live = live();
+    let agent = live.agent(basic(1));
+    assert_eq!(counters(&live.update(&agent, "inc", &[]).unwrap()), [1, 1, 1]);
+    assert_eq!(counters(&live.query(&agent, "read").unwrap()), [1, 1, 1]);
+    let caller = live.query(&agent, "whoami").unwrap();
+    assert_eq!(caller, basic(1).sender().unwrap().as_slice());
+    let anonymous = live.agent(AnonymousIdentity);
+    assert_eq!(live.query(&anonymous, "whoami").unwrap(), [4]);
+}
+
+#[test]
+fn a_certified_reject_has_its_error_code() {
+    let live = live();
+    let agent = live.agent(basic(1));
+    match live.update(&agent, "inc_and_trap", &[]).unwrap_err() {
+        AgentError::CertifiedReject { reject, .. } => {
+            assert_eq!(reject.error_code.as_deref(), Some("IC0503"));
+            assert!(reject.reject_message.contains("boom"));
+        }
+        other => panic!("{other:?}"),
+    }
+    match live.query(&agent, "nope").unwrap_err() {
+        AgentError::UncertifiedReject { reject, .. } => {
+            assert_eq!(reject.error_code.as_deref(), Some("IC0536"));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_agent_reads_the_state_tree() {
+    let live = live();
+    let agent = live.agent(basic(1));
+    let hash = agent.read_state_canister_module_hash(live.canister);
+    let hash = live.runtime.block_on(hash).unwrap();
+    let status = live.pic.canister_status(live.canister, None).unwrap();
+    assert_eq!(Some(hash), status.module_hash);
+    let controllers = agent.read_state_canister_controllers(live.canister);
+    let controllers = live.runtime.block_on(controllers).unwrap();
+    assert_eq!(controllers, [anyone()]);
+    let public = agent.read_state_canister_metadata(live.canister, "candid:service");
+    assert_eq!(live.runtime.block_on(public).unwrap(), b"service : {}");
+    let private = agent.read_state_canister_metadata(live.canister, "secret");
+    assert_status(live.runtime.block_on(private).unwrap_err(), 403);
+    let private = live.agent(AnonymousIdentity);
+    let private = private.read_state_canister_metadata(live.canister, "secret");
+    let private = live.runtime.block_on(private).unwrap();
+    assert_eq!(private, b"only for controllers");
+}
+
+#[test]
+fn an_agent_reads_about_subnets() {
+    let live = live();
+    let agent = live.agent(basic(1));
+    let topology = live.pic.topology();
+    for subnet in topology.subnet_configs.keys() {
+        let ranges = agent.read_state_subnet_canister_ranges(*subnet);
+        assert!(!live.runtime.block_on(ranges).unwrap().is_empty());
+        let metrics = agent.read_state_subnet_metrics(*subnet);
+        let metrics = live.runtime.block_on(metrics).unwrap();
+        let is_app = topology.get_app_subnets().contains(subnet);
+        assert_eq!(metrics.num_canisters, is_app as u64);
+    }
+    let subnet = agent.get_subnet_by_canister(&live.canister);
+    let subnet = live.runtime.block_on(subnet).unwrap();
+    assert!(subnet.contains_canister(&live.canister));
+}
+
+#[test]
+fn canisters_of_the_root_subnet_answer_without_a_delegation() {
+    let mut pic = builder().build();
+    let nns = pic.topology().get_nns().unwrap();
+    let canister = pic.create_canister_on_subnet(None, None, nns);
+    pic.install_canister(canister, canister_wasm(), vec![], None);
+    let url = pic.make_live(None).to_string();
+    let live = Live { pic, canister, url, runtime: tokio::runtime::Runtime::new().unwrap() };
+    let agent = live.agent(basic(1));
+    assert_eq!(counters(&live.update(&agent, "inc", &[]).unwrap()), [1, 1, 1]);
+    assert_eq!(counters(&live.query(&agent, "read").unwrap()), [1, 1, 1]);
+}
+
+#[test]
+fn certified_data_is_certified_through_the_query_only() {
+    let live = live();
+    let agent = live.agent(basic(1));
+    live.update(&agent, "certify", b"thirty-two bytes at the most....").unwrap();
+    let certificate = live.query(&agent, "certificate").unwrap();
+    let certificate: Certificate = serde_cbor::from_slice(&certificate).unwrap();
+    agent.verify(&certificate, live.canister).unwrap();
+    let path = [&b"canister"[..], live.canister.as_slice(), b"certified_data"];
+    assert_eq!(
+        certificate.tree.lookup_path(&path),
+        LookupResult::Found(b"thirty-two bytes at the most....")
+    );
+    // As on the Internet Computer, where tests that read it here would fail.
+    let read = agent.read_state_canister_info(live.canister, "certified_data");
+    assert_status(live.runtime.block_on(read).unwrap_err(), 400);
+}
+
+#[test]
+fn a_delegated_identity_is_its_delegator() {
+    let live = live();
+    let (alice, session) = (basic(1), basic(2));
+    let delegation = Delegation {
+        pubkey: session.public_key().unwrap(),
+        expiration: now_nanos() + 60_000_000_000,
+        targets: None,
+        permissions: None,
+    };
+    let signature = alice.sign_delegation(&delegation).unwrap();
+    let chain = vec![SignedDelegation { delegation, signature: signature.signature.unwrap() }];
+    let identity =
+        DelegatedIdentity::new(alice.public_key().unwrap(), Box::new(session), chain).unwrap();
+    let agent = live.agent(identity);
+    let caller = live.query(&agent, "whoami").unwrap();
+    assert_eq!(caller, alice.sender().unwrap().as_slice());
+    live.update(&agent, "inc", &[]).unwrap();
+}
+
+#[test]
+fn an_agent_installs_code() {
+    let live = live();
+    let agent = live.agent(AnonymousIdentity);
+    let args = ic_management_canister_types::InstallCodeArgs {
+        mode: ic_management_canister_types::CanisterInstallMode::Reinstall,
+        canister_id: live.canister,
+        wasm_module: canister_wasm(),
+        arg: vec![],
+        sender_canister_version: None,
+    };
+    let call = agent
+        .update(&Principal::management_canister(), "install_code")
+        .with_effective_canister_id(live.canister)
+        .with_arg(candid::encode_one(args).unwrap());
+    live.runtime.block_on(call.call_and_wait()).unwrap();
+    assert_eq!(live.read(), [0, 0, 0]);
+}
+
+fn now_nanos() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap().as_nanos() as u64
+}
+
+#[track_caller]
+fn assert_status(error: AgentError, status: u16) {
+    match error {
+        AgentError::HttpError(payload) => assert_eq!(payload.status, status, "{payload}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A call made by hand, to get wrong what an agent gets right.
+struct RawCall {
+    identity: BasicIdentity,
+    expiry: u64,
+    nonce: u8,
+    spoil: fn(&mut Envelope<'static>),
+}
+
+impl RawCall {
+    fn new() -> RawCall {
+        RawCall {
+            identity: basic(1),
+            expiry: now_nanos() + 120_000_000_000,
+            nonce: 0,
+            spoil: |_| {},
+        }
+    }
+
+    fn bytes(&self, canister: Principal) -> Vec<u8> {
+        let content = EnvelopeContent::Call {
+            nonce: Some(vec![self.nonce]),
+            ingress_expiry: self.expiry,
+            sender: self.identity.sender().unwrap(),
+            canister_id: canister,
+            method_name: "inc".to_owned(),
+            arg: vec![],
+            sender_info: None,
+        };
+        let signed = self.identity.sign(&content).unwrap();
+        let mut envelope = Envelope {
+            content: Cow::Owned(content),
+            sender_pubkey: signed.public_key,
+            sender_sig: signed.signature,
+            sender_delegation: None,
+        };
+        (self.spoil)(&mut envelope);
+        envelope.encode_bytes()
+    }
+
+    /// The status and the body of the answer.
+    fn send(&self, live: &Live, address: Principal) -> (u16, String) {
+        let url = format!("{}api/v4/canister/{address}/call", live.url);
+        post(live, &url, self.bytes(live.canister))
+    }
+}
+
+fn post(live: &Live, url: &str, body: Vec<u8>) -> (u16, String) {
+    http(live, "POST", url, &body)
+}
+
+/// A request over a plain socket: one header fewer to agree on with any client library.
+fn http(live: &Live, method: &str, url: &str, body: &[u8]) -> (u16, String) {
+    use std::io::{Read, Write};
+    let (host, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let port = host.split_once(':').unwrap().1.trim_end_matches('/');
+    let _ = live;
+    let mut socket = std::net::TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+    let head = format!(
+        "{method} /{path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/cbor\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    socket.write_all(body).unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let status = answer[9..12].parse().unwrap();
+    (status, answer)
+}
+
+#[test]
+fn a_good_call_made_by_hand_is_answered() {
+    let live = live();
+    assert_eq!(RawCall::new().send(&live, live.canister).0, 200);
+    assert_eq!(live.read(), [1, 1, 1]);
+}
+
+#[test]
+fn a_call_sent_twice_runs_once() {
+    let live = live();
+    let mut call = RawCall::new();
+    assert_eq!(call.send(&live, live.canister).0, 200);
+    assert_eq!(call.send(&live, live.canister).0, 200);
+    assert_eq!(live.read(), [1, 1, 1]);
+    call.nonce = 1;
+    assert_eq!(call.send(&live, live.canister).0, 200);
+    assert_eq!(live.read(), [2, 2, 2]);
+}
+
+#[test]
+fn a_call_with_a_wrong_signature_is_refused() {
+    let live = live();
+    let mut call = RawCall::new();
+    call.spoil = |envelope| envelope.sender_sig.as_mut().unwrap()[5] ^= 1;
+    let (status, text) = call.send(&live, live.canister);
+    assert_eq!(status, 400, "{text}");
+    assert!(text.contains("Invalid signature"), "{text}");
+    call.spoil = |envelope| envelope.sender_pubkey = basic(2).public_key();
+    assert_eq!(call.send(&live, live.canister).0, 400);
+    call.spoil = |envelope| envelope.sender_sig = None;
+    assert_eq!(call.send(&live, live.canister).0, 400);
+    assert_eq!(live.read(), [0, 0, 0]);
+}
+
+#[test]
+fn an_expired_or_far_off_call_is_refused() {
+    let live = live();
+    let mut call = RawCall::new();
+    // The instance may lag behind the clock by a round.
+    for expiry in [now_nanos() - 2_000_000_000, now_nanos() + 600_000_000_000] {
+        call.expiry = expiry;
+        let (status, text) = call.send(&live, live.canister);
+        assert_eq!(status, 400, "{text}");
+        assert!(text.contains("Invalid request expiry"), "{text}");
+    }
+    assert_eq!(live.read(), [0, 0, 0]);
+}
+
+#[test]
+fn a_call_to_another_canister_than_the_url_names_is_refused() {
+    let live = live();
+    let other = install(&live.pic);
+    let (status, text) = RawCall::new().send(&live, other);
+    assert_eq!(status, 400, "{text}");
+    assert!(text.contains("does not match effective canister id"), "{text}");
+}
+
+#[test]
+fn the_gateway_serves_what_the_canister_answers() {
+    let live = live();
+    let (status, text) =
+        http(&live, "GET", &format!("{}page?canisterId={}", live.url, live.canister), &[]);
+    assert_eq!(status, 203, "{text}");
+    assert!(text.contains("x-from: canister") && text.ends_with("a page"), "{text}");
+    let by_host = live.url.replace("localhost", &format!("{}.localhost", live.canister));
+    assert_eq!(http(&live, "GET", &by_host, &[]).0, 203);
+    assert_eq!(http(&live, "GET", &live.url, &[]).0, 400);
+}
+
+#[test]
+fn the_server_says_who_it_is() {
+    let live = live();
+    let (status, text) = http(&live, "GET", &format!("{}_/localic", live.url), &[]);
+    assert_eq!(status, 200);
+    assert!(text.contains("\"server\":\"local-ic\""), "{text}");
+}
+
+#[test]
+fn live_mode_moves_timers_and_stops_when_told() {
+    let live = live();
+    let agent = live.agent(basic(1));
+    let delay: u64 = 1_000_000;
+    live.update(&agent, "set_timer", &delay.to_le_bytes()).unwrap();
+    let deadline = SystemTime::now() + Duration::from_secs(10);
+    while live.read() != [1, 1, 1] {
+        assert!(SystemTime::now() < deadline, "the timer never fired");
+        std::thread::yield_now();
+    }
+    live.pic.stop_progress();
+    assert!(!live.pic.auto_progress_enabled());
+    let stopped = live.pic.get_time();
+    assert_eq!(live.pic.get_time(), stopped);
+}

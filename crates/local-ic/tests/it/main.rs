@@ -1,0 +1,9 @@
+//! Drives the real binary through unmodified clients: `pocket-ic` and `ic-agent`.
+//!
+//! One test binary, so that the tests share a server as those of any user of `pocket-ic` do.
+
+mod agent;
+mod calls;
+mod execution;
+mod lifecycle;
+mod support;
