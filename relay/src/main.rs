@@ -62,6 +62,9 @@ struct Key {
 }
 
 fn main() -> ExitCode {
+    // Chosen here, since a build may bring more than one and would then choose none. A second
+    // choice changes nothing, so the answer does not matter.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let result = match CommandLine::parse().command {
         Command::Run(arguments) => run(*arguments),
         Command::Key(arguments) => show_key(&arguments),
@@ -129,7 +132,9 @@ fn start_logging(config: &Config) -> anyhow::Result<()> {
     let logging = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        // They would be printed there too, and fail with a panic when nobody reads it any more.
+        .log_internal_errors(false);
     match config.log_format {
         LogFormat::Text => logging.init(),
         LogFormat::Json => logging.json().init(),
@@ -160,8 +165,8 @@ fn stop_on_signals() -> anyhow::Result<CancellationToken> {
             _ = tokio::signal::ctrl_c() => {}
             _ = terminate.recv() => {}
         }
-        info!("stopping");
         stopping.cancel();
+        info!("stopping");
     });
     Ok(stop)
 }

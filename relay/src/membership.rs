@@ -3,7 +3,7 @@
 //! Nobody pushes this to the relay, so it asks: at the start, after every refusal, and while it is
 //! not granted again with every poll, so that a grant takes effect by itself.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::Write, sync::Arc, time::Duration};
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -59,7 +59,8 @@ fn note(membership: &watch::Sender<Membership>, role: Option<Role>, layer2: &dyn
         Membership::NotGranted if has_changed => {
             let message = how_to_grant(layer2);
             warn!("{message}");
-            println!("not granted {message}");
+            // Not `println!`: whoever started the relay may have stopped to read.
+            let _ = writeln!(std::io::stdout(), "not granted {message}");
         }
         _ => {}
     }

@@ -620,6 +620,7 @@ fn messages_are_turned_away_before_they_cost_anything() {
     assert!(!accepts(RELAY, "revoke"));
     assert!(!accepts(STRANGER, "save_events"));
     assert!(!accepts(RELAY, "query_events"));
+    assert!(accepts(CONTROLLER_NO, "query_events"));
     assert!(!accepts(CONTROLLER_NO, "no_such_method"));
 }
 

@@ -45,7 +45,8 @@ impl Ic {
         let mut builder = PocketIcBuilder::new().with_server_url(server.url().clone());
         // A state folder brings its subnets along; naming them again would add to them.
         if !placement.state.as_deref().is_some_and(has_files) {
-            builder = builder.with_nns_subnet().with_application_subnet();
+            // The Internet Identity subnet is where icp-cli looks for the cycles ledger.
+            builder = builder.with_nns_subnet().with_ii_subnet().with_application_subnet();
         }
         if let Some(folder) = &placement.state {
             std::fs::create_dir_all(folder)?;
