@@ -14,12 +14,11 @@ use event::{Event, Filter, Packed};
 use store::{Seq, Store};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::{
-    session::Frame,
     subscriptions::{Slot, Subscriptions},
-    wire::{self, SubscriptionId},
+    wire::{self, Frame, SubscriptionId},
 };
 
 /// Events read from L1 at a time: what a late subscriber may wait for the table to be free.
@@ -172,7 +171,7 @@ impl Table {
             if seq.is_some_and(|seq| seq < subscriber.from) {
                 continue;
             }
-            let json = json.get_or_insert_with(|| json_of(event));
+            let json = json.get_or_insert_with(|| wire::json_of(event));
             let frame = Frame::Text(wire::event(&subscriber.id, json));
             if subscriber.frames.try_send(frame).is_err() {
                 full.push(slot);
@@ -185,14 +184,4 @@ impl Table {
             }
         }
     }
-}
-
-/// An event's JSON, as it goes into frames.
-pub fn json_of(event: &Packed<'_>) -> String {
-    let mut json = Vec::with_capacity(2 * event.as_bytes().len());
-    event.write_json(&mut json);
-    String::from_utf8(json).unwrap_or_else(|_| {
-        warn!(id = %event.id(), "a stored event is damaged");
-        "{}".to_owned()
-    })
 }

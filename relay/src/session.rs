@@ -21,7 +21,7 @@ use warp::ws::{Message, WebSocket};
 use crate::{
     Relay,
     streamer::Streamer,
-    wire::{self, ClientMessage, Misread, SubscriptionId},
+    wire::{self, ClientMessage, Frame, Misread, SubscriptionId},
 };
 
 /// Frames waiting for one slow socket. Beyond it stored events wait, and live ones are read from L1
@@ -36,27 +36,6 @@ const SILENCE_MAX: Duration = Duration::from_secs(100);
 
 /// How long a client has to take what was still queued for it when its session ended.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// What goes to the client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Frame {
-    Text(String),
-    Ping,
-    Pong(Vec<u8>),
-    /// The end, with a code of RFC 6455 and a reason.
-    Bye(u16, &'static str),
-}
-
-impl From<Frame> for Message {
-    fn from(frame: Frame) -> Message {
-        match frame {
-            Frame::Text(text) => Message::text(text),
-            Frame::Ping => Message::ping(Vec::new()),
-            Frame::Pong(payload) => Message::pong(payload),
-            Frame::Bye(code, reason) => Message::close_with(code, reason),
-        }
-    }
-}
 
 /// Serves one client until either side ends it.
 pub async fn serve(socket: WebSocket, relay: Arc<Relay>, stop: CancellationToken) {

@@ -13,9 +13,8 @@ use tokio::sync::mpsc;
 use tracing::error;
 
 use crate::{
-    delta::{Delta, json_of},
-    session::Frame,
-    wire::{self, SubscriptionId},
+    delta::Delta,
+    wire::{self, Frame, SubscriptionId},
 };
 
 /// How much of a subscription's answer is read ahead of a slow client, in bytes of JSON.
@@ -145,7 +144,7 @@ struct Page {
 
 impl Page {
     fn push(&mut self, event: &Packed<'_>) {
-        let json = json_of(event);
+        let json = wire::json_of(event);
         self.bytes += json.len();
         self.events.push(json);
     }

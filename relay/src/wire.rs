@@ -2,12 +2,14 @@
 
 use std::fmt;
 
-use event::{EventId, Filter};
+use event::{EventId, Filter, Packed};
 use serde::{
     Deserialize, Deserializer,
     de::{self, SeqAccess},
 };
 use serde_json::value::RawValue;
+use tracing::warn;
+use warp::ws::Message;
 
 /// The longest subscription id, in characters (NIP-01).
 const SUBSCRIPTION_ID_CHARS_MAX: usize = 64;
@@ -113,6 +115,27 @@ fn read_req<'a>(id: &RawValue, filters: &[&RawValue]) -> Result<ClientMessage<'a
     }
 }
 
+/// What goes to a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    Text(String),
+    Ping,
+    Pong(Vec<u8>),
+    /// The end, with a code of RFC 6455 and a reason.
+    Bye(u16, &'static str),
+}
+
+impl From<Frame> for Message {
+    fn from(frame: Frame) -> Message {
+        match frame {
+            Frame::Text(text) => Message::text(text),
+            Frame::Ping => Message::ping(Vec::new()),
+            Frame::Pong(payload) => Message::pong(payload),
+            Frame::Bye(code, reason) => Message::close_with(code, reason),
+        }
+    }
+}
+
 /// `["OK", id, accepted, message]`
 pub fn ok(id: &EventId, accepted: bool, message: &str) -> String {
     format!("[\"OK\",\"{id}\",{accepted},{}]", quoted(message))
@@ -143,6 +166,16 @@ pub fn event(id: &SubscriptionId, json: &str) -> String {
     frame.push_str(json);
     frame.push(']');
     frame
+}
+
+/// An event's JSON, as it goes into frames.
+pub fn json_of(event: &Packed<'_>) -> String {
+    let mut json = Vec::with_capacity(2 * event.as_bytes().len());
+    event.write_json(&mut json);
+    String::from_utf8(json).unwrap_or_else(|_| {
+        warn!(id = %event.id(), "a stored event is damaged");
+        "{}".to_owned()
+    })
 }
 
 fn quoted(text: &str) -> String {
