@@ -83,6 +83,7 @@ impl Ic {
             method: call.method,
             arg: call.arg,
             status: IngressStatus::Received,
+            answered_at: None,
         };
         self.ingress.messages.insert(call.id, ingress);
         self.queue.push_back(Message::Ingress(call.id));
@@ -434,7 +435,7 @@ impl Ic {
 
     pub fn answer(&mut self, origin: &Origin, result: Result<Vec<u8>, Reject>, refund: u128) {
         match origin {
-            Origin::Ingress(id) => self.ingress.answer(id, result),
+            Origin::Ingress(id) => self.ingress.answer(id, result, self.time),
             Origin::Canister { id, callback, .. } => {
                 self.queue.push_back(Message::Response(Response {
                     to: *id,

@@ -3,6 +3,7 @@
 //! A canister is addressed as `<id>.localhost` or with `?canisterId=<id>`. Its answer is passed
 //! on as it is: response verification and streaming are the real gateway's.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -12,11 +13,12 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::serve::Listener;
 use candid::{CandidType, Principal, Reserved};
 use pocket_ic::common::rest::HttpGatewayConfig;
 use serde::Deserialize;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tower::ServiceExt;
 
 use crate::exec::IngressCall;
@@ -29,16 +31,32 @@ const BODY_BYTES_MAX: usize = 10 << 20;
 /// How long a web request may wait for its update call.
 const UPDATE_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// Stops when dropped.
+/// Stops when dropped; connections finish what they are answering.
 pub struct Gateway {
     pub instance: usize,
     pub port: u16,
-    task: JoinHandle<()>,
+    /// Dropping it tells the accepting task to stop.
+    stop: oneshot::Sender<()>,
+    /// Completes when the port is free again.
+    closed: oneshot::Receiver<()>,
 }
 
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        self.task.abort();
+/// A listener that tells when it is closed, so that its port can be used again at once.
+struct Port {
+    listener: TcpListener,
+    _closed: oneshot::Sender<()>,
+}
+
+impl Listener for Port {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        Listener::accept(&mut self.listener).await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 }
 
@@ -62,12 +80,25 @@ impl Gateway {
             .fallback(serve)
             .with_state(handle)
             .layer(axum::middleware::from_fn_with_state(server, count_request));
-        let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (_closed, closed) = oneshot::channel();
+        let listener = Port { listener, _closed };
+        tokio::spawn(async move {
+            // Graceful, not aborted: else a client's kept-alive connections would outlive the port.
+            let serving = axum::serve(listener, router).with_graceful_shutdown(async {
+                stopped.await.ok();
+            });
+            if let Err(error) = serving.await {
                 tracing::error!(%error, "gateway ended");
             }
         });
-        Ok(Gateway { instance, port, task })
+        Ok(Gateway { instance, port, stop, closed })
+    }
+
+    /// Returns when the port is free.
+    pub async fn stop(self) {
+        drop(self.stop);
+        self.closed.await.ok();
     }
 }
 

@@ -10,6 +10,7 @@ use candid::Principal;
 use ic_management_canister_types::{
     Change, EnvironmentVariable, LogVisibility, SnapshotVisibility, StatusVisibility,
 };
+use pocket_ic::common::rest::base64;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -32,6 +33,10 @@ pub const LOG_BYTES_DEFAULT: u64 = 4096;
 pub const RESERVED_CYCLES_LIMIT_DEFAULT: u128 = 5_000_000_000_000;
 /// Answers are forgotten, oldest first, when they take more memory than this.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
+/// So many answered messages are remembered however old they are.
+const ANSWERED_MIN: usize = 10_000;
+/// A message this long answered has expired, so it could not be sent again.
+const ANSWERED_NANOS: u64 = 600_000_000_000;
 
 pub type MessageId = [u8; 32];
 
@@ -68,6 +73,7 @@ pub struct Request {
     pub callback: u64,
     pub callee: Principal,
     pub method: String,
+    #[serde(with = "base64")]
     pub arg: Vec<u8>,
     pub cycles: u128,
     pub deadline: Option<u64>,
@@ -123,15 +129,17 @@ pub struct Ingress {
     /// The subnet it was sent to.
     pub subnet: Principal,
     pub method: String,
+    #[serde(with = "base64")]
     pub arg: Vec<u8>,
     pub status: IngressStatus,
+    pub answered_at: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum IngressStatus {
     Received,
     Processing,
-    Replied(Vec<u8>),
+    Replied(#[serde(with = "base64")] Vec<u8>),
     Rejected(Reject),
     /// Answered, and the answer forgotten.
     Done,
@@ -165,6 +173,8 @@ pub struct IngressHistory {
     pub messages: HashMap<MessageId, Ingress>,
     answered: VecDeque<MessageId>,
     answer_bytes: usize,
+    /// So many of the oldest answered ones have no body any more.
+    bodies_forgotten: usize,
 }
 
 impl IngressHistory {
@@ -172,7 +182,7 @@ impl IngressHistory {
         self.messages.get(id).map(|ingress| &ingress.status)
     }
 
-    pub fn answer(&mut self, id: &MessageId, result: Result<Vec<u8>, Reject>) {
+    pub fn answer(&mut self, id: &MessageId, result: Result<Vec<u8>, Reject>, now: u64) {
         let Some(ingress) = self.messages.get_mut(id) else {
             return;
         };
@@ -180,30 +190,47 @@ impl IngressHistory {
             Ok(bytes) => IngressStatus::Replied(bytes),
             Err(reject) => IngressStatus::Rejected(reject),
         };
+        ingress.answered_at = Some(now);
         self.answer_bytes += ingress.status.bytes();
         self.answered.push_back(*id);
-        while self.answer_bytes > ANSWER_BYTES_MAX && self.answered.len() > 1 {
-            self.forget_oldest();
+        self.forget(now);
+    }
+
+    /// Large answers go first, while their message is still known; old messages go altogether.
+    fn forget(&mut self, now: u64) {
+        while self.answer_bytes > ANSWER_BYTES_MAX && self.bodies_forgotten < self.answered.len() {
+            let oldest = self.answered[self.bodies_forgotten];
+            self.bodies_forgotten += 1;
+            if let Some(ingress) = self.messages.get_mut(&oldest) {
+                self.answer_bytes -= ingress.status.bytes();
+                ingress.status = IngressStatus::Done;
+            }
+        }
+        while self.answered.len() > ANSWERED_MIN && self.is_old(&self.answered[0], now) {
+            let oldest = self.answered.pop_front().expect("more than some");
+            self.bodies_forgotten = self.bodies_forgotten.saturating_sub(1);
+            if let Some(ingress) = self.messages.remove(&oldest) {
+                self.answer_bytes -= ingress.status.bytes();
+            }
         }
     }
 
-    fn forget_oldest(&mut self) {
-        let oldest = self.answered.pop_front().expect("checked by the caller");
-        if let Some(ingress) = self.messages.get_mut(&oldest) {
-            self.answer_bytes -= ingress.status.bytes();
-            ingress.status = IngressStatus::Done;
-        }
+    fn is_old(&self, id: &MessageId, now: u64) -> bool {
+        let answered_at = self.messages.get(id).and_then(|ingress| ingress.answered_at);
+        answered_at.is_none_or(|at| at + ANSWERED_NANOS < now)
     }
 
     /// Takes up the messages of a saved state.
     pub fn restore(messages: Vec<(MessageId, Ingress)>) -> IngressHistory {
-        let answered: VecDeque<_> = messages
-            .iter()
-            .filter(|(_, ingress)| ingress.status.is_answered())
-            .map(|(id, _)| *id)
-            .collect();
-        let answer_bytes = messages.iter().map(|(_, m)| m.status.bytes()).sum();
-        IngressHistory { messages: messages.into_iter().collect(), answered, answer_bytes }
+        let mut answered: Vec<_> =
+            messages.iter().filter_map(|(id, ingress)| Some((ingress.answered_at?, *id))).collect();
+        answered.sort_unstable();
+        IngressHistory {
+            answer_bytes: messages.iter().map(|(_, m)| m.status.bytes()).sum(),
+            messages: messages.into_iter().collect(),
+            answered: answered.into_iter().map(|(_, id)| id).collect(),
+            bodies_forgotten: 0,
+        }
     }
 }
 
@@ -256,6 +283,7 @@ pub enum Status {
 pub struct LogRecord {
     pub index: u64,
     pub time: u64,
+    #[serde(with = "base64")]
     pub content: Vec<u8>,
 }
 

@@ -28,6 +28,12 @@ pub const HEAP_GUARD_BYTES: usize = 32 << 20;
 
 pub type Page = Box<[u8; PAGE]>;
 
+/// Charges are for pages of this size, and the kernel has to count in the same ones.
+pub fn host_has_our_pages() -> bool {
+    // SAFETY: a plain system call.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) == PAGE as libc::c_long }
+}
+
 /// Page numbers are already well spread; hashing them properly would cost more than the lookup.
 #[derive(Default)]
 pub struct PageHasher(u64);

@@ -202,7 +202,7 @@ async fn start_gateway(
 }
 
 async fn stop_gateway(State(server): State<Arc<Server>>, Path(id): Path<usize>) -> Json<()> {
-    server.stop_gateway(id);
+    server.stop_gateway(id).await;
     Json(())
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -21,7 +21,7 @@ use crate::ic::{GENESIS_NANOS, Ic};
 use crate::instance::Instance;
 use crate::topology::{self, Subnets};
 use crate::wasm::Runner;
-use crate::{rest, save};
+use crate::{mem, rest, save};
 
 pub struct Server {
     runner: Arc<Runner>,
@@ -76,6 +76,10 @@ pub async fn count_request(
 
 impl Server {
     pub fn new(cache_dir: Option<PathBuf>) -> Result<Arc<Server>> {
+        ensure!(
+            mem::host_has_our_pages(),
+            "not supported by local-ic: memory pages of other than 4 KiB"
+        );
         let runner = Runner::new(cache_dir).map_err(|e| anyhow!("{e:#}"))?;
         Ok(Arc::new(Server {
             runner: Arc::new(runner),
@@ -197,8 +201,11 @@ impl Server {
         Ok(HttpGatewayInfo { instance_id: number, port })
     }
 
-    pub fn stop_gateway(&self, number: usize) {
-        self.gateways.lock().unwrap().remove(&number);
+    pub async fn stop_gateway(&self, number: usize) {
+        let gateway = self.gateways.lock().unwrap().remove(&number);
+        if let Some(gateway) = gateway {
+            gateway.stop().await;
+        }
     }
 }
 

@@ -282,3 +282,215 @@ fn fault_of(error: &wasmtime::Error, host: &Host) -> Fault {
     };
     Fault::Trapped(reason.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, OnceLock};
+
+    use candid::Principal;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cycles::Prices;
+    use crate::mem::WASM_PAGE;
+    use crate::wasm::Code;
+
+    /// Runs a script of records of three words: what to do, where, and with what.
+    const SCRIPTED: &str = r#"(module
+        (import "ic0" "msg_arg_data_size" (func $size (result i32)))
+        (import "ic0" "msg_arg_data_copy" (func $copy (param i32 i32 i32)))
+        (import "ic0" "stable64_write" (func $stable_write (param i64 i64 i64)))
+        (import "ic0" "stable64_grow" (func $stable_grow (param i64) (result i64)))
+        (memory 2)
+        (global $value (mut i32) (i32.const 0))
+        (func $do (param $what i32) (param $where i32) (param $with i32)
+            (if (i32.eq (local.get $what) (i32.const 0))
+                (then (i32.store8 (local.get $where) (local.get $with))))
+            (if (i32.eq (local.get $what) (i32.const 1)) (then
+                (i32.store8 (i32.const 65535) (local.get $with))
+                (call $stable_write
+                    (i64.extend_i32_u (local.get $where)) (i64.const 65535) (i64.const 1))
+                (i32.store8 (i32.const 65535) (i32.const 0))))
+            (if (i32.eq (local.get $what) (i32.const 2))
+                (then (global.set $value (local.get $with))))
+            (if (i32.eq (local.get $what) (i32.const 3))
+                (then (drop (memory.grow (i32.const 1)))))
+            (if (i32.eq (local.get $what) (i32.const 4))
+                (then (drop (call $stable_grow (i64.const 1)))))
+            (if (i32.eq (local.get $what) (i32.const 5)) (then unreachable))
+            (if (i32.eq (local.get $what) (i32.const 6)) (then (loop $again (br $again)))))
+        (func (export "canister_update script") (local $at i32)
+            (call $copy (i32.const 0) (i32.const 0) (call $size))
+            (loop $next (if (i32.lt_u (local.get $at) (call $size)) (then
+                (call $do
+                    (i32.load (local.get $at))
+                    (i32.load offset=4 (local.get $at))
+                    (i32.load offset=8 (local.get $at)))
+                (local.set $at (i32.add (local.get $at) (i32.const 12)))
+                (br $next))))
+            (memory.fill (i32.const 0) (i32.const 0) (call $size))))"#;
+
+    /// Heap addresses below are the script's own.
+    const HEAP_FIRST: u32 = WASM_PAGE as u32;
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Heap(u32, u8),
+        Stable(u32, u8),
+        Global(u32),
+        GrowHeap,
+        GrowStable,
+        Trap,
+        Exhaust,
+    }
+
+    impl Op {
+        fn record(&self) -> [u32; 3] {
+            match *self {
+                Op::Heap(at, value) => [0, at, value as u32],
+                Op::Stable(at, value) => [1, at, value as u32],
+                Op::Global(value) => [2, 0, value],
+                Op::GrowHeap => [3, 0, 0],
+                Op::GrowStable => [4, 0, 0],
+                Op::Trap => [5, 0, 0],
+                Op::Exhaust => [6, 0, 0],
+            }
+        }
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let heap = HEAP_FIRST..4 * WASM_PAGE as u32;
+        prop_oneof![
+            8 => (heap, any::<u8>()).prop_map(|(at, v)| Op::Heap(at, v)),
+            8 => (0..3 * WASM_PAGE as u32, any::<u8>()).prop_map(|(at, v)| Op::Stable(at, v)),
+            2 => any::<u32>().prop_map(Op::Global),
+            1 => Just(Op::GrowHeap),
+            2 => Just(Op::GrowStable),
+            1 => Just(Op::Trap),
+            1 => Just(Op::Exhaust),
+        ]
+    }
+
+    /// The same machine as plain vectors: a message works on a copy and keeps it if all went well.
+    #[derive(Clone, Debug)]
+    struct Model {
+        heap: Vec<u8>,
+        stable: Vec<u8>,
+        global: u32,
+    }
+
+    impl Model {
+        fn apply(&mut self, op: &Op) -> Option<()> {
+            match *op {
+                Op::Heap(at, value) => *self.heap.get_mut(at as usize)? = value,
+                Op::Stable(at, value) => *self.stable.get_mut(at as usize)? = value,
+                Op::Global(value) => self.global = value,
+                Op::GrowHeap => self.heap.resize(self.heap.len() + WASM_PAGE as usize, 0),
+                Op::GrowStable => self.stable.resize(self.stable.len() + WASM_PAGE as usize, 0),
+                Op::Trap | Op::Exhaust => return None,
+            }
+            Some(())
+        }
+
+        fn message(&mut self, ops: &[Op]) -> bool {
+            let mut next = self.clone();
+            let is_done = ops.iter().try_for_each(|op| next.apply(op)).is_some();
+            if is_done {
+                *self = next;
+            }
+            is_done
+        }
+    }
+
+    fn scripted() -> &'static (Runner, Arc<Code>) {
+        static SCRIPTED_CODE: OnceLock<(Runner, Arc<Code>)> = OnceLock::new();
+        SCRIPTED_CODE.get_or_init(|| {
+            let runner = Runner::new(None).unwrap();
+            let code = runner.code(&wat::parse_str(SCRIPTED).unwrap()).unwrap();
+            (runner, code)
+        })
+    }
+
+    fn env() -> Env {
+        Env {
+            canister: Principal::anonymous(),
+            subnet: Principal::anonymous(),
+            time: 0,
+            version: 0,
+            status: 1,
+            controllers: Arc::default(),
+            variables: Arc::default(),
+            cycles: 0,
+            freezing_cycles: 0,
+            root_key: Arc::default(),
+            prices: Prices { nodes: 13, is_free: false },
+            timer: None,
+            certificate: None,
+            heap_bytes_max: u64::MAX,
+            log_bytes_max: 4096,
+        }
+    }
+
+    /// A canister's committed state, as `ic::Canister` keeps it.
+    struct Committed {
+        heap: Image,
+        stable: Image,
+        globals: Option<Vec<GlobalValue>>,
+    }
+
+    impl Committed {
+        fn run(&mut self, entry: Entry, arg: Vec<u8>) -> Result<(), Fault> {
+            let (runner, code) = scripted();
+            let machine = Machine {
+                heap: HeapView::of(&self.heap),
+                stable: StableView::of(&self.stable),
+                globals: self.globals.clone(),
+            };
+            let ran = runner.run(Execution {
+                code,
+                mode: Mode::Update,
+                entry,
+                env: env(),
+                incoming: Incoming { arg: Arc::new(arg), ..Default::default() },
+                machine,
+                instruction_limit: 1_000_000,
+                keep: true,
+            });
+            let machine = ran.result?.expect("kept");
+            self.heap = machine.heap.image;
+            self.heap.commit(machine.heap.delta).unwrap();
+            self.stable = machine.stable.image;
+            self.stable.commit(machine.stable.delta).unwrap();
+            self.globals = machine.globals;
+            Ok(())
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_failed_message_leaves_nothing_and_a_good_one_everything(
+            messages in prop::collection::vec(prop::collection::vec(op(), 0..12), 1..12)
+        ) {
+            let mut committed = Committed {
+                heap: Image::heap().unwrap(),
+                stable: Image::stable().unwrap(),
+                globals: None,
+            };
+            committed.run(Entry::Nothing, vec![]).unwrap();
+            let mut model = Model {
+                heap: vec![0; 2 * WASM_PAGE as usize],
+                stable: vec![],
+                global: 0,
+            };
+            for ops in messages {
+                let arg = ops.iter().flat_map(Op::record).flat_map(u32::to_le_bytes).collect();
+                let entry = Entry::Export("canister_update script".to_owned());
+                prop_assert_eq!(committed.run(entry, arg).is_ok(), model.message(&ops));
+                prop_assert!(committed.heap.to_vec() == model.heap);
+                prop_assert!(committed.stable.to_vec() == model.stable);
+                let global = GlobalValue::I32(model.global as i32);
+                prop_assert_eq!(committed.globals.as_deref(), Some(&[global][..]));
+            }
+        }
+    }
+}

@@ -372,3 +372,17 @@ fn live_mode_moves_timers_and_stops_when_told() {
     let stopped = live.pic.get_time();
     assert_eq!(live.pic.get_time(), stopped);
 }
+
+#[test]
+fn a_closed_gateway_answers_nobody_and_its_port_can_be_used_again() {
+    let mut live = live();
+    let agent = live.agent(basic(1));
+    live.update(&agent, "inc", &[]).unwrap();
+    let port = live.url.trim_end_matches('/').rsplit_once(':').unwrap().1;
+    let port = port.parse().unwrap();
+    live.pic.stop_live();
+    // Not over the connection that the agent has kept open either.
+    assert!(live.query(&agent, "read").is_err());
+    live.pic.make_live(Some(port));
+    assert_eq!(counters(&live.query(&agent, "read").unwrap()), [1, 1, 1]);
+}

@@ -132,3 +132,69 @@ fn a_canister_asks_the_management_canister_for_randomness() {
     let refused = update(&pic, Principal::management_canister(), "raw_rand", &[]);
     assert!(refused.is_err(), "only canisters may ask");
 }
+
+#[test]
+fn an_outcall_is_answered_by_the_test() {
+    use ic_management_canister_types::{HttpRequestArgs, HttpRequestResult};
+    use pocket_ic::common::rest::{
+        CanisterHttpReply, CanisterHttpResponse, MockCanisterHttpResponse,
+    };
+
+    let pic = builder().build();
+    // On a system subnet, where it costs nothing.
+    let nns = pic.topology().get_nns().unwrap();
+    let canister = pic.create_canister_on_subnet(None, None, nns);
+    pic.install_canister(canister, canister_wasm(), vec![], None);
+    let args =
+        HttpRequestArgs { url: "https://example.com/rates".to_owned(), ..Default::default() };
+    let arg = call_arg(
+        Principal::management_canister(),
+        "http_request",
+        &candid::encode_one(args).unwrap(),
+    );
+    let submit = || pic.submit_call(canister, anyone(), "call", arg.clone());
+    let id = submit().unwrap();
+    pic.tick();
+    let pending = pic.get_canister_http();
+    assert_eq!(pending.len(), 1);
+    assert_eq!(pending[0].url, "https://example.com/rates");
+    pic.mock_canister_http_response(MockCanisterHttpResponse {
+        subnet_id: pending[0].subnet_id,
+        request_id: pending[0].request_id,
+        response: CanisterHttpResponse::CanisterHttpReply(CanisterHttpReply {
+            status: 200,
+            headers: vec![],
+            body: b"1.5".to_vec(),
+        }),
+        additional_responses: vec![],
+    });
+    let replied = pic.await_call(id).unwrap();
+    let replied: HttpRequestResult = candid::decode_one(&replied).unwrap();
+    assert_eq!((replied.status, replied.body), (200u8.into(), b"1.5".to_vec()));
+
+    let id = submit().unwrap();
+    pic.tick();
+    pic.advance_time(Duration::from_secs(61));
+    let told = pic.await_call(id).unwrap();
+    assert!(String::from_utf8_lossy(&told).contains("timed out"));
+}
+
+#[test]
+fn a_caller_in_flight_survives_in_the_state_directory() {
+    use pocket_ic::PocketIcState;
+
+    let dir = tempfile::tempdir().unwrap();
+    let state = || PocketIcState::new_from_path(dir.path().to_owned());
+    let pic = builder().with_state(state()).build();
+    let (caller, callee) = (install(&pic), install(&pic));
+    let stop = candid::encode_one(CanisterIdRecord { canister_id: callee });
+    let stop = call_arg(Principal::management_canister(), "stop_canister", &stop.unwrap());
+    let stuck = call_arg(callee, "call", &stop);
+    let id = pic.submit_call(caller, anyone(), "call_best_effort", stuck).unwrap();
+    pic.tick();
+    pic.drop_and_take_state();
+    let pic = builder().with_state(state()).build();
+    pic.advance_time(Duration::from_secs(11));
+    let told = pic.await_call(id).unwrap();
+    assert!(String::from_utf8_lossy(&told).contains("IC0601"));
+}

@@ -65,7 +65,9 @@
   (func (export "canister_update inc_and_unreachable") (call $bump) (unreachable))
   (func (export "canister_update inc_and_trap") (call $bump) (call $trap (i32.const 64) (i32.const 4)))
   (func (export "canister_query inc_in_query") (call $bump) (call $answer_counters))
-  (func (export "canister_update spin") (loop $again (br $again)))
+  ;; Filling is paid for by the byte, so this reaches the limit sooner than counting would.
+  (func (export "canister_update spin")
+    (loop $again (memory.fill (i32.const 4096) (i32.const 0) (i32.const 60000)) (br $again)))
   (func (export "canister_update silent"))
   (func (export "canister_update refuse") (call $reject (i32.const 64) (i32.const 4)))
   (func (export "canister_update log") (call $print (i32.const 4096) (call $load_arg)) (call $reply))

@@ -153,3 +153,51 @@ fn time_is_what_the_test_says() {
     inc(&pic, canister);
     assert!(pic.get_time() < start + Duration::from_secs(61));
 }
+
+#[test]
+fn inspect_message_decides_what_comes_in() {
+    let pic = builder().build();
+    let canister = pic.create_canister();
+    // Accepts methods whose name has three letters.
+    let wasm = wat::parse_str(
+        r#"(module
+            (import "ic0" "msg_method_name_size" (func $size (result i32)))
+            (import "ic0" "accept_message" (func $accept))
+            (import "ic0" "msg_reply" (func $reply))
+            (func (export "canister_inspect_message")
+                (if (i32.eq (call $size) (i32.const 3)) (then (call $accept))))
+            (func (export "canister_update yes") (call $reply))
+            (func (export "canister_update no") (call $reply)))"#,
+    );
+    pic.install_canister(canister, wasm.unwrap(), vec![], None);
+    update(&pic, canister, "yes", &[]).unwrap();
+    let refused = update(&pic, canister, "no", &[]).unwrap_err();
+    assert_eq!(refused.error_code, ErrorCode::CanisterRejectedMessage);
+    assert!(!refused.certified);
+}
+
+#[test]
+fn a_canister_below_its_freezing_threshold_takes_no_calls() {
+    let (pic, canister) = with_canister();
+    let settings = ic_management_canister_types::CanisterSettings {
+        freezing_threshold: Some(u64::MAX.into()),
+        ..Default::default()
+    };
+    let args = ic_management_canister_types::UpdateSettingsArgs {
+        canister_id: canister,
+        settings,
+        sender_canister_version: None,
+    };
+    pic.update_call_with_effective_principal(
+        Principal::management_canister(),
+        pocket_ic::common::rest::RawEffectivePrincipal::None,
+        anyone(),
+        "update_settings",
+        candid::encode_one(args).unwrap(),
+    )
+    .unwrap();
+    for refused in [update(&pic, canister, "inc", &[]), query(&pic, canister, "read", &[])] {
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.error_code, ErrorCode::CanisterOutOfCycles);
+    }
+}

@@ -155,22 +155,13 @@ fn the_status_tells_settings_memory_and_cycles() {
 }
 
 #[test]
-fn storage_is_paid_for_and_a_canister_without_cycles_freezes() {
+fn storage_is_paid_for() {
     let (pic, canister) = with_canister();
     inc(&pic, canister);
     let before = pic.cycle_balance(canister);
     pic.advance_time(Duration::from_secs(86_400));
     pic.tick();
     assert!(pic.cycle_balance(canister) < before);
-    let poor = pic
-        .create_canister_with_params(
-            None,
-            pocket_ic::CreateCanisterParams { cycles: Some(1_000_000), ..Default::default() },
-        )
-        .unwrap();
-    pic.add_cycles(poor, 100_000_000_000_000);
-    pic.install_canister(poor, canister_wasm(), vec![], None);
-    assert_eq!(inc(&pic, poor), [1, 1, 1]);
 }
 
 #[test]
@@ -233,5 +224,32 @@ fn an_answer_belongs_to_its_sender() {
 fn what_is_not_supported_says_so() {
     let (pic, canister) = with_canister();
     let refused = pic.take_canister_snapshot(canister, None, None).unwrap_err();
+    assert!(refused.reject_message.contains("not supported by local-ic"));
+}
+
+#[test]
+fn the_cycles_ledger_creates_canisters_for_icp() {
+    use candid::{CandidType, Decode, Encode, Nat};
+
+    #[derive(CandidType)]
+    struct Args {
+        amount: Nat,
+    }
+    #[derive(CandidType, serde::Deserialize)]
+    enum CreateResult {
+        Ok { canister_id: Principal },
+    }
+    let pic = builder().with_ii_subnet().build();
+    let minting = Principal::from_text("rkp4c-7iaaa-aaaaa-aaaca-cai").unwrap();
+    let unit = candid::encode_args(()).unwrap();
+    let subnets = query(&pic, minting, "get_default_subnets", &unit).unwrap();
+    let subnets = Decode!(&subnets, Vec<Principal>).unwrap();
+    assert_eq!(subnets, pic.topology().get_app_subnets());
+    let ledger = Principal::from_text("um5iw-rqaaa-aaaaq-qaaba-cai").unwrap();
+    let args = Encode!(&Args { amount: 1_000_000_000_000u64.into() });
+    let created = pic.update_call(ledger, alice(), "create_canister", args.unwrap());
+    let CreateResult::Ok { canister_id } = Decode!(&created.unwrap(), CreateResult).unwrap();
+    assert_eq!(pic.get_controllers(canister_id), [alice()]);
+    let refused = query(&pic, ledger, "icrc1_name", &unit).unwrap_err();
     assert!(refused.reject_message.contains("not supported by local-ic"));
 }

@@ -6,4 +6,5 @@ mod agent;
 mod calls;
 mod execution;
 mod lifecycle;
+mod process;
 mod support;
