@@ -20,19 +20,21 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("up | error: {error:#}");
+    up::say(&format!("error: {error:#}"));
     ExitCode::FAILURE
 }
 
-/// Ends at ctrl-c or SIGTERM; the handlers are in place when this returns.
+/// Ends at ctrl-c, at SIGTERM and when the terminal is closed; the handlers are in place when this returns.
 fn asked_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     Ok(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
         }
-        eprintln!("up | stopping");
+        up::say("stopping");
     })
 }

@@ -6,7 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, BufRead, BufReader, Read},
+    io::{self, BufRead, BufReader, Read, Write},
     os::unix::process::{CommandExt, ExitStatusExt},
     process::{Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
@@ -160,6 +160,12 @@ impl Drop for Process {
     }
 }
 
+/// Writes a line with its author before it to standard error. Not with `eprintln!`, which panics when
+/// nobody reads there any more: a closed terminal must not keep us from stopping well.
+pub(crate) fn say(who: &str, line: &str) {
+    let _ = writeln!(io::stderr(), "{who} | {line}");
+}
+
 /// The thread's work: starts the child, passes its lines on, and tells its end.
 fn attend(
     mut command: Command,
@@ -234,7 +240,7 @@ impl Lines {
 
     fn push(&self, source: Source, line: String) {
         if self.echo == Echo::Prefixed {
-            eprintln!("{} | {line}", self.name);
+            say(&self.name, &line);
         }
         let mut kept = self.kept();
         if kept.len() == LINES_KEPT_MAX {

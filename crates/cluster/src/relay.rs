@@ -102,8 +102,8 @@ impl RelayProcess {
         &self.listening
     }
 
-    pub fn options_mut(&mut self) -> &mut RelayOptions {
-        &mut self.options
+    pub fn options(&self) -> &RelayOptions {
+        &self.options
     }
 
     pub fn process(&self) -> &Process {

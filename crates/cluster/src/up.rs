@@ -21,7 +21,7 @@ use interface::Role;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Artifacts, Echo, Ic, Placement, RelayOptions, RelayProcess, Server, identity,
+    Artifacts, Echo, Ic, Placement, RelayOptions, RelayProcess, Server, identity, process,
     server::{Chooser, Kind},
 };
 
@@ -89,6 +89,11 @@ pub async fn run(options: &Options, stop: impl Future<Output = ()>) -> Result<()
     outcome.and(stopped)
 }
 
+/// Tells what `scripts/up` itself does, among what the parts log.
+pub fn say(line: &str) {
+    process::say("up", line);
+}
+
 /// Held for as long as we run: two clusters on one data folder would ruin it.
 fn lock(data: &Path) -> Result<File> {
     let path = data.join("lock");
@@ -123,7 +128,7 @@ impl Parts {
         let remembered = Memory::read(&options.data)?;
         let kind = remembered.as_ref().map(|memory| memory.server);
         let choice = Chooser::new(artifacts).prefer(kind).choose().await?;
-        eprintln!("up | {choice}");
+        say(&choice.to_string());
         ensure!(
             kind.is_none_or(|kind| kind == choice.kind),
             "the data in {} was made with another PocketIC server: choose another --data, \

@@ -1,0 +1,138 @@
+//! Parts go away and come back, and nothing is lost.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use event::Event;
+
+use crate::{
+    events::{Events, difference, left_of, notes},
+    world::{Client, Relay, World, artifacts, eventually_has},
+};
+
+#[tokio::test]
+async fn publishing_goes_on_while_the_canister_is_stopped_and_all_arrives_after() {
+    let world = World::new().await;
+    let (a, b) = world.two_relays().await;
+    let events = notes(1, 90, 600);
+    let (before, rest) = events.split_at(10);
+    let (at_a, at_b) = rest.split_at(40);
+    a.client().await.publish_all(before).await;
+    world.settles_on(&left_of(before), &[&a, &b]).await;
+
+    world.ic.stop().await.unwrap();
+    a.client().await.publish_all(at_a).await;
+    b.client().await.publish_all(at_b).await;
+    let served = a.client().await.fetch_all().await;
+    assert_eq!(difference(&left_of(before.iter().chain(at_a)), &served), None, "A goes on");
+
+    world.ic.start().await.unwrap();
+    world.settles_on(&left_of(&events), &[&a, &b]).await;
+    world.end([a, b]).await;
+}
+
+#[tokio::test]
+async fn publishing_goes_on_while_the_canister_cannot_be_reached_and_all_arrives_after() {
+    let mut world = World::new().await;
+    let (a, b) = world.two_relays().await;
+    let events = notes(1, 80, 600);
+    let (at_a, at_b) = events.split_at(40);
+
+    world.ic.cut_off().await.unwrap();
+    a.client().await.publish_all(at_a).await;
+    b.client().await.publish_all(at_b).await;
+
+    world.ic.reconnect().await.unwrap();
+    world.settles_on(&left_of(&events), &[&a, &b]).await;
+    world.end([a, b]).await;
+}
+
+#[tokio::test]
+async fn a_relay_started_while_the_canister_is_away_serves_and_catches_up() {
+    let mut world = World::new().await;
+    let (mut a, b) = world.two_relays().await;
+    let events = notes(1, 40, 600);
+    let (first, second) = events.split_at(20);
+    b.client().await.publish_all(first).await;
+    world.settles_on(&left_of(first), &[&a, &b]).await;
+
+    world.ic.cut_off().await.unwrap();
+    a.crash_and_restart().await;
+    let client = a.client().await;
+    assert_eq!(difference(&left_of(first), &client.fetch_all().await), None);
+    client.publish_all(second).await;
+
+    world.ic.reconnect().await.unwrap();
+    world.settles_on(&left_of(&events), &[&a, &b]).await;
+    world.end([a, b]).await;
+}
+
+#[tokio::test]
+async fn a_relay_killed_in_the_middle_of_an_import_keeps_what_it_acknowledged() {
+    let world = World::new().await;
+    let (mut a, mut b) = world.two_relays().await;
+    let (at_a, at_b) = (notes(1, 400, 600), notes(2, 400, 600));
+
+    // A dies while it sends events up.
+    let acknowledged_by_a = kill_in_the_middle(&mut a, &at_a).await;
+    // B dies while it cannot: what it then has, it has from its own disk.
+    world.ic.stop().await.unwrap();
+    let acknowledged_by_b = kill_in_the_middle(&mut b, &at_b).await;
+    holds_now(&b.client().await, &acknowledged_by_b).await;
+    world.ic.start().await.unwrap();
+
+    let mut acknowledged = acknowledged_by_a;
+    holds_now(&a.client().await, &acknowledged).await;
+    acknowledged.extend(acknowledged_by_b);
+    let canister = async || world.canister_holds().await;
+    eventually_has("the canister", &acknowledged, canister).await;
+    for relay in [&a, &b] {
+        let client = relay.client().await;
+        eventually_has(relay.name(), &acknowledged, async || client.fetch_all().await).await;
+    }
+    world.end([a, b]).await;
+}
+
+/// Kills `relay` when half of `events` are acknowledged and more are on the way, and starts it again.
+async fn kill_in_the_middle(relay: &mut Relay, events: &[Event]) -> Events {
+    let acknowledged = relay.client().await.publish_until(events, events.len() / 2).await;
+    relay.crash_and_restart().await;
+    acknowledged
+}
+
+async fn holds_now(client: &Client, expected: &Events) {
+    let found = client.fetch_ids(expected.keys()).await;
+    assert_eq!(difference(expected, &found), None, "right after the restart");
+}
+
+#[tokio::test]
+async fn nothing_is_lost_when_the_canister_is_upgraded_in_the_middle_of_traffic() {
+    const UPGRADES: usize = 3;
+    let world = World::new().await;
+    let (a, b) = world.two_relays().await;
+    let is_upgraded = AtomicBool::new(false);
+    let upgrade = async {
+        for _ in 0..UPGRADES {
+            world.ic.upgrade(artifacts().wasm().unwrap()).await.unwrap();
+        }
+        is_upgraded.store(true, Ordering::Relaxed);
+    };
+    // At least these many, and for as long as it takes.
+    let (at_a, at_b) = (notes(1, 5_000, 400), notes(2, 5_000, 400));
+    let (published_a, published_b, ()) =
+        tokio::join!(traffic(&a, &at_a, &is_upgraded), traffic(&b, &at_b, &is_upgraded), upgrade);
+    world.settles_on(&left_of(published_a.iter().chain(published_b)), &[&a, &b]).await;
+    world.end([a, b]).await;
+}
+
+/// Publishes one event after the other until the upgrades are over; gives those published.
+async fn traffic<'a>(relay: &Relay, events: &'a [Event], is_over: &AtomicBool) -> &'a [Event] {
+    const AT_LEAST: usize = 50;
+    let client = relay.client().await;
+    for (count, event) in events.iter().enumerate() {
+        if count >= AT_LEAST && is_over.load(Ordering::Relaxed) {
+            return &events[..count];
+        }
+        client.publish(event).await;
+    }
+    events
+}
