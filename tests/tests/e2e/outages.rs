@@ -22,6 +22,7 @@ async fn publishing_goes_on_while_the_canister_is_stopped_and_all_arrives_after(
     world.ic.stop().await.unwrap();
     a.client().await.publish_all(at_a).await;
     b.client().await.publish_all(at_b).await;
+    tokio::join!(a.misses_the_canister(), b.misses_the_canister());
     let served = a.client().await.fetch_all().await;
     assert_eq!(difference(&left_of(before.iter().chain(at_a)), &served), None, "A goes on");
 
@@ -40,6 +41,8 @@ async fn publishing_goes_on_while_the_canister_cannot_be_reached_and_all_arrives
     world.ic.cut_off().await.unwrap();
     a.client().await.publish_all(at_a).await;
     b.client().await.publish_all(at_b).await;
+    tokio::join!(a.misses_the_canister(), b.misses_the_canister());
+    assert_eq!(world.canister_holds().await.len(), 0, "nothing gets through");
 
     world.ic.reconnect().await.unwrap();
     world.settles_on(&left_of(&events), &[&a, &b]).await;

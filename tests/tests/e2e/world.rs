@@ -9,7 +9,8 @@ use std::{
 };
 
 use cluster::{
-    Artifacts, Echo, Ic, Placement, RelayOptions, RelayProcess, Server, identity, server::Chooser,
+    Artifacts, Echo, Ic, Placement, RelayOptions, RelayProcess, Server, Source, identity,
+    server::Chooser,
 };
 use event::{Event, EventId, Packed};
 use futures_util::{StreamExt, stream};
@@ -191,6 +192,12 @@ impl Relay {
 
     pub async fn client(&self) -> Client {
         Client::connect(&self.run.url()).await
+    }
+
+    /// Waits until it has noticed that its events do not get through: the outage is real.
+    pub async fn misses_the_canister(&self) {
+        let waits = |line: &str| line.contains("L2 does not take events");
+        self.run.process().line(Source::Stderr, waits, PATIENCE).await.unwrap();
     }
 
     /// Kills it as a crash would, and starts it again on what is left.
