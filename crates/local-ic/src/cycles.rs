@@ -1,8 +1,6 @@
 //! Prices, in cycles, of a 13-node application subnet; other sizes pay in proportion, system
 //! subnets and those with a free schedule pay nothing.
 
-use crate::mem::WASM_PAGE;
-
 const UPDATE: u128 = 5_000_000;
 const INGRESS: u128 = 1_200_000;
 const INGRESS_BYTE: u128 = 2_000;
@@ -101,11 +99,6 @@ impl Prices {
     pub fn freezing(&self, occupied: Occupied, threshold_seconds: u64) -> u128 {
         self.idle_per_day(occupied) * threshold_seconds as u128 / SECONDS_PER_DAY as u128
     }
-}
-
-/// Whole wasm pages as bytes.
-pub fn pages_bytes(pages: u64) -> u64 {
-    pages.saturating_mul(WASM_PAGE)
 }
 
 #[cfg(test)]

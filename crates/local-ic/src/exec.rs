@@ -166,12 +166,6 @@ impl Ic {
         was_busy
     }
 
-    /// When the next global timer is due.
-    pub fn next_timer(&self) -> Option<u64> {
-        let running = self.canisters.values().filter(|c| c.status == Status::Running);
-        running.filter_map(|canister| canister.timer).min()
-    }
-
     fn run_tasks(&mut self) -> bool {
         let ids: Vec<Principal> = self.canisters.keys().copied().collect();
         let mut was_busy = false;

@@ -189,16 +189,28 @@ fn submit(
     };
     let mut ic = instance.write();
     scope.check(&ic, canister_id, &method_name, &arg)?;
+    let subnet = scope.subnet(&ic)?;
+    let bytes_max = ic.subnets.all[subnet].ingress_bytes_max();
+    if body.len() > bytes_max {
+        return Err(Refusal(StatusCode::PAYLOAD_TOO_LARGE, too_large(&id, body.len(), bytes_max)));
+    }
     let call = IngressCall {
         id,
         sender,
         canister: canister_id,
         method: method_name,
         arg,
-        subnet: scope.subnet(&ic)?,
+        subnet,
         bytes: body.len(),
     };
     Ok(ic.submit(call).map(|()| id))
+}
+
+pub fn too_large(id: &MessageId, bytes: usize, bytes_max: usize) -> String {
+    format!(
+        "Message 0x{} is too large. Message byte size {bytes} is larger than the max allowed {bytes_max}.",
+        hex::encode(id)
+    )
 }
 
 /// Waits for the answer and certifies it, or has the agent poll for it.
@@ -324,12 +336,13 @@ fn run_read_state(instance: &Instance, scope: Scope, body: &[u8]) -> Result<Resp
         let subnet = scope.subnet(&ic)?;
         (tree, ic.time, Arc::clone(&ic.subnets.all[subnet].authority))
     };
-    // The ranges of a subnet stand in two branches, so asking for one shows both.
     let asks = |root: &str| {
-        paths.iter().any(|p| p.first().is_some_and(|l| l.as_bytes() == root.as_bytes()))
+        let mut roots = paths.iter().filter_map(|path| path.first());
+        roots.any(|label| label.as_bytes() == root.as_bytes())
     };
+    // The ranges of a subnet stand in two branches, so asking for one shows both.
     let is_requested = |root: &str| match root {
-        "canister_ranges" => asks("canister_ranges") || asks("subnet"),
+        "canister_ranges" => asks(root) || asks("subnet"),
         root => asks(root),
     };
     let certificate = authority.certify(tree.witness(is_requested), time);

@@ -507,6 +507,20 @@ mod tests {
     }
 
     #[test]
+    fn without_pagemap_the_changed_pages_are_the_same() {
+        let image = Image::heap().unwrap();
+        let heap = HeapMapping::new(&HeapView::of(&image), WASM_PAGE as usize).unwrap();
+        // SAFETY: the mapping is that long.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(heap.base(), heap.len()) };
+        (bytes[0], bytes[9 * PAGE]) = (1, 2);
+        for pagemap in [Pagemap::open(), Pagemap(None)] {
+            let mut pages: Vec<u64> = pagemap.delta(bytes, &image).pages.into_keys().collect();
+            pages.sort_unstable();
+            assert_eq!(pages, [0, 9]);
+        }
+    }
+
+    #[test]
     fn a_saved_memory_comes_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("memory");

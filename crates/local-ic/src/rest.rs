@@ -416,6 +416,11 @@ fn submit(ic: &mut Ic, call: RawCanisterCall) -> Result<Submitted, Failure> {
     };
     let id: MessageId = *content.to_request_id();
     let bytes = cbor(&content).len();
+    let bytes_max = ic.subnets.all[subnet].ingress_bytes_max();
+    if bytes > bytes_max {
+        let why = http_api::too_large(&id, bytes, bytes_max);
+        return Err(Failure(StatusCode::PAYLOAD_TOO_LARGE, why));
+    }
     let EnvelopeContent::Call { arg, .. } = content else {
         unreachable!("just made");
     };

@@ -91,6 +91,14 @@ impl Subnet {
         Prices { nodes: self.plan.nodes(), is_free }
     }
 
+    /// A larger envelope is not let in.
+    pub fn ingress_bytes_max(&self) -> usize {
+        match self.plan.is_system() {
+            true => 7 << 19, // 3.5 MiB.
+            false => 2 << 20,
+        }
+    }
+
     /// The given limit of an application subnet, as it is on this one.
     pub fn instruction_limit(&self, application: u64) -> u64 {
         match self.plan.instructions {

@@ -337,6 +337,15 @@ fn a_call_to_another_canister_than_the_url_names_is_refused() {
 }
 
 #[test]
+fn a_call_larger_than_two_mebibytes_is_refused() {
+    let live = live();
+    let agent = live.agent(basic(1));
+    let large = vec![0; 2 << 20];
+    assert_status(live.update(&agent, "inc", &large).unwrap_err(), 413);
+    live.update(&agent, "inc", &large[..2_000_000]).unwrap();
+}
+
+#[test]
 fn the_gateway_serves_what_the_canister_answers() {
     let live = live();
     let (status, text) =
@@ -385,4 +394,37 @@ fn a_closed_gateway_answers_nobody_and_its_port_can_be_used_again() {
     assert!(live.query(&agent, "read").is_err());
     live.pic.make_live(Some(port));
     assert_eq!(counters(&live.query(&agent, "read").unwrap()), [1, 1, 1]);
+}
+
+#[test]
+fn a_canister_signs_through_its_certified_data() {
+    use ic_certification::{HashTree, labeled, leaf};
+    use sha2::{Digest, Sha256};
+
+    #[derive(serde::Serialize)]
+    struct CanisterSignature {
+        certificate: serde_bytes::ByteBuf,
+        tree: HashTree,
+    }
+    let live = live();
+    let agent = live.agent(AnonymousIdentity);
+    let hash = |bytes: &[u8]| Sha256::digest(bytes).to_vec();
+    let (seed, message) = (b"a seed", b"a message");
+    let tree = labeled("sig", labeled(hash(seed), labeled(hash(message), leaf(vec![]))));
+    live.update(&agent, "certify", &tree.digest()).unwrap();
+    let certificate = serde_bytes::ByteBuf::from(live.query(&agent, "certificate").unwrap());
+    let signature = serde_cbor::to_vec(&CanisterSignature { certificate, tree }).unwrap();
+
+    let raw = [&[live.canister.as_slice().len() as u8], live.canister.as_slice(), seed].concat();
+    let bits = [&[0x03, raw.len() as u8 + 1, 0], &raw[..]].concat();
+    let oid = b"\x30\x0c\x06\x0a\x2b\x06\x01\x04\x01\x83\xb8\x43\x01\x02";
+    let body = [&oid[..], &bits].concat();
+    let key = [&[0x30, body.len() as u8], &body[..]].concat();
+    let verify = |message: &[u8]| {
+        let root_key = live.pic.root_key().unwrap();
+        let (message, signature) = (message.to_vec(), signature.clone());
+        live.pic.verify_canister_signature(message, signature, key.clone(), root_key)
+    };
+    assert_eq!(verify(message), Ok(()));
+    assert!(verify(b"another message").is_err());
 }
