@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use event::Event;
+use tokio::sync::watch;
 
 use crate::{
     events::{Events, difference, left_of, notes},
@@ -109,33 +110,63 @@ async fn holds_now(client: &Client, expected: &Events) {
 
 #[tokio::test]
 async fn nothing_is_lost_when_the_canister_is_upgraded_in_the_middle_of_traffic() {
-    const UPGRADES: usize = 3;
+    const UPGRADES: usize = 4;
+    const EVENTS_BETWEEN: usize = 30;
     let world = World::new().await;
     let (a, b) = world.two_relays().await;
-    let is_upgraded = AtomicBool::new(false);
+    let traffic = Traffic::default();
     let upgrade = async {
-        for _ in 0..UPGRADES {
+        for number in 1..=UPGRADES {
+            traffic.has_published(EVENTS_BETWEEN * number).await;
+            // As operators do it, and as it may be done too: while it runs.
+            let is_stopped_for_it = number % 2 == 1;
+            if is_stopped_for_it {
+                world.ic.stop().await.unwrap();
+                tokio::join!(a.misses_the_canister(), b.misses_the_canister());
+            }
             world.ic.upgrade(artifacts().wasm().unwrap()).await.unwrap();
+            if is_stopped_for_it {
+                world.ic.start().await.unwrap();
+            }
         }
-        is_upgraded.store(true, Ordering::Relaxed);
+        traffic.has_published(EVENTS_BETWEEN * (UPGRADES + 1)).await;
+        traffic.is_over.store(true, Ordering::Relaxed);
     };
-    // At least these many, and for as long as it takes.
-    let (at_a, at_b) = (notes(1, 5_000, 400), notes(2, 5_000, 400));
+    // More than will be needed.
+    let (at_a, at_b) = (notes(1, 4_000, 400), notes(2, 4_000, 400));
     let (published_a, published_b, ()) =
-        tokio::join!(traffic(&a, &at_a, &is_upgraded), traffic(&b, &at_b, &is_upgraded), upgrade);
+        tokio::join!(traffic.publish(&a, &at_a), traffic.publish(&b, &at_b), upgrade);
     world.settles_on(&left_of(published_a.iter().chain(published_b)), &[&a, &b]).await;
     world.end([a, b]).await;
 }
 
-/// Publishes one event after the other until the upgrades are over; gives those published.
-async fn traffic<'a>(relay: &Relay, events: &'a [Event], is_over: &AtomicBool) -> &'a [Event] {
-    const AT_LEAST: usize = 50;
-    let client = relay.client().await;
-    for (count, event) in events.iter().enumerate() {
-        if count >= AT_LEAST && is_over.load(Ordering::Relaxed) {
-            return &events[..count];
-        }
-        client.publish(event).await;
+/// Clients that publish one event after the other.
+struct Traffic {
+    published: watch::Sender<usize>,
+    is_over: AtomicBool,
+}
+
+impl Default for Traffic {
+    fn default() -> Traffic {
+        Traffic { published: watch::channel(0).0, is_over: AtomicBool::new(false) }
     }
-    events
+}
+
+impl Traffic {
+    /// Publishes until it is over; gives the events that were.
+    async fn publish<'a>(&self, relay: &Relay, events: &'a [Event]) -> &'a [Event] {
+        let client = relay.client().await;
+        for (count, event) in events.iter().enumerate() {
+            if self.is_over.load(Ordering::Relaxed) {
+                return &events[..count];
+            }
+            client.publish(event).await;
+            self.published.send_modify(|count| *count += 1);
+        }
+        panic!("the traffic ran out before the story did")
+    }
+
+    async fn has_published(&self, count: usize) {
+        self.published.subscribe().wait_for(|published| *published >= count).await.unwrap();
+    }
 }
