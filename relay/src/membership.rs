@@ -31,7 +31,11 @@ pub async fn watch_membership(
     stop: CancellationToken,
 ) {
     loop {
-        match layer2.role().await {
+        let told = tokio::select! {
+            () = stop.cancelled() => return,
+            told = layer2.role() => told,
+        };
+        match told {
             Ok(role) => note(&membership, role, layer2.as_ref()),
             Err(error) => {
                 if *membership.borrow() == Membership::Unknown {

@@ -218,6 +218,15 @@ async fn a_clean_stop_says_goodbye_and_keeps_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_an_l2_that_never_answers() {
+    let l2 = FakeL2::default();
+    l2.set_silent();
+    let relay = relay_with(&l2).await;
+    relay.client().await.publish(&notes(1)[0]).await.expect_ok();
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_outbox_empties_once_l2_is_back() {
     let l2 = FakeL2::default();
     l2.set_available(false);

@@ -250,6 +250,7 @@ pub struct FakeL2 {
 struct State {
     log: Vec<What>,
     is_available: bool,
+    is_silent: bool,
     role: Option<Role>,
     deleted: HashSet<EventId>,
     answers_to_lose: usize,
@@ -269,6 +270,7 @@ impl FakeL2 {
         let state = State {
             log: Vec::new(),
             is_available: true,
+            is_silent: false,
             role: Some(Role::Relay),
             deleted: HashSet::new(),
             answers_to_lose: 0,
@@ -287,6 +289,17 @@ impl FakeL2 {
 
     pub fn set_available(&self, is_available: bool) {
         self.with(|state| state.is_available = is_available);
+    }
+
+    /// From now on no call ever ends.
+    pub fn set_silent(&self) {
+        self.with(|state| state.is_silent = true);
+    }
+
+    async fn answers(&self) {
+        if self.state.borrow().is_silent {
+            std::future::pending::<()>().await;
+        }
     }
 
     pub fn set_role(&self, role: Option<Role>) {
@@ -381,6 +394,7 @@ impl Layer2 for FakeL2 {
     }
 
     async fn save(&self, events: &[Vec<u8>]) -> Result<Vec<SaveOutcome>, Layer2Error> {
+        self.answers().await;
         self.with(|state| {
             state.check()?;
             if state.role.is_none() {
@@ -398,6 +412,7 @@ impl Layer2 for FakeL2 {
 
     async fn changes(&self, seq: u64) -> Result<ChangesPage, Layer2Error> {
         const PAGE: usize = 2;
+        self.answers().await;
         self.with(|state| {
             state.check()?;
             state.polls += 1;
@@ -412,6 +427,7 @@ impl Layer2 for FakeL2 {
     }
 
     async fn role(&self) -> Result<Option<Role>, Layer2Error> {
+        self.answers().await;
         self.with(|state| {
             state.check()?;
             state.role_questions += 1;
