@@ -95,11 +95,21 @@ pub fn say(line: &str) {
 }
 
 /// Held for as long as we run: two clusters on one data folder would ruin it.
-fn lock(data: &Path) -> Result<File> {
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that is just being started holds a copy until it is.
+        let _ = self.0.unlock();
+    }
+}
+
+fn lock(data: &Path) -> Result<Lock> {
     let path = data.join("lock");
     let file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => {
             bail!("{} is in use by another scripts/up", data.display())
         }

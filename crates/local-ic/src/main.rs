@@ -1,7 +1,7 @@
 //! The binary `local-ic`: arguments, port file, and the reasons to end.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,7 +55,13 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let filter = EnvFilter::try_new(&args.log_levels).context("invalid --log-levels")?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        // They would be printed there too, and fail with a panic when nobody reads it any more.
+        .log_internal_errors(false)
+        .init();
     let Some(port_file) = PortFile::claim(args.port_file.as_deref())? else {
         return Ok(()); // Another process of the same test run serves it.
     };
