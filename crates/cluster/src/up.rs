@@ -105,6 +105,7 @@ impl Drop for Lock {
     }
 }
 
+/// Takes the data folder, unless somebody has it.
 fn lock(data: &Path) -> Result<Lock> {
     let path = data.join("lock");
     let file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
