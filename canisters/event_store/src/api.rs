@@ -2,12 +2,14 @@
 //! spares the canister messages that it would refuse anyway, and other canisters do not pass it.
 
 mod changes;
+mod config;
 mod members;
 mod query;
 mod save;
 mod status;
 
 pub use changes::changes;
+pub use config::{config, configure};
 pub use members::{grant, members, my_role, revoke};
 pub use query::{count, get_events, query_events};
 pub use save::save_events;
@@ -22,14 +24,17 @@ use crate::state::State;
 pub fn may_call(state: &State, method: &str) -> bool {
     match method {
         "save_events" => state.caller_may_write(),
-        "grant" | "revoke" => state.caller_is_owner(),
-        "query_events" | "get_events" | "count" | "changes" | "members" | "my_role" | "status" => {
-            state.caller_is_owner()
-        }
+        "grant" | "revoke" | "configure" => state.caller_is_owner(),
+        "query_events" | "get_events" | "count" | "changes" | "members" | "my_role" | "config"
+        | "status" => state.caller_is_owner(),
         _ => false,
     }
 }
 
 fn check_reader(state: &State) -> Result<(), ReadError> {
     if state.caller_may_read() { Ok(()) } else { Err(ReadError::Forbidden) }
+}
+
+fn check_owner(state: &State) -> Result<(), String> {
+    if state.caller_is_owner() { Ok(()) } else { Err("only owners may do this".into()) }
 }

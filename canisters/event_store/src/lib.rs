@@ -24,8 +24,8 @@ use candid::{
 };
 use ic_cdk::{init, inspect_message, post_upgrade, query, update};
 use interface::{
-    Answer, Argument, ChangesPage, ChangesRequest, Count, Done, Encoding, EventBytes, Filter,
-    IdBytes, Member, QueryPage, QueryRequest, Role, SaveOutcome, Status,
+    Answer, Argument, ChangesPage, ChangesRequest, Config, Count, Done, Encoding, EventBytes,
+    Filter, IdBytes, Member, QueryPage, QueryRequest, Role, SaveOutcome, Status,
 };
 
 #[init]
@@ -93,6 +93,16 @@ fn members() -> Vec<Member> {
 #[query]
 fn my_role() -> Option<Role> {
     state::read(api::my_role)
+}
+
+#[update]
+fn configure(config: Config) -> Done {
+    state::change(|state| api::configure(state, &config)).into()
+}
+
+#[query]
+fn config() -> Config {
+    state::read(api::config)
 }
 
 #[query]

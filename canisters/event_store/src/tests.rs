@@ -15,8 +15,8 @@ use interface::{
 use proptest::{collection::vec, prelude::*};
 
 use crate::{
-    changes, count, get_events, grant, inspect_message, members, my_role, post_upgrade,
-    query_events, revoke,
+    changes, config, configure, count, get_events, grant, inspect_message, members, my_role,
+    post_upgrade, query_events, revoke,
     runtime::{ACCEPTED, CALLER, CONTROLLER, INSTRUCTIONS, INSTRUCTIONS_STEP, METHOD, NOW, STABLE},
     save_events, status,
 };
@@ -124,6 +124,7 @@ const FROM_ZERO: ChangesRequest = ChangesRequest {
     from: ChangesFrom::Seq(0),
     max_bytes: None,
     max_entries: None,
+    proof: false,
     ids_only: false,
     encoding: None,
 };
@@ -663,6 +664,23 @@ fn a_canister_installed_by_default_arguments_works() {
         call_as(CONTROLLER_NO);
         assert_eq!(save_one(&note("a")), SaveOutcome::Saved(0));
     }
+}
+
+#[test]
+fn owners_configure_what_they_name_and_no_more() {
+    install();
+    let asked = Config { tags_max: Some(0), relay_bytes_total: Some(7), ..Config::default() };
+    assert!(configure(asked).into_result().is_err());
+    let before = config();
+    call_as(CONTROLLER_NO);
+    assert_eq!(configure(asked), Done::Ok(()));
+    upgrade();
+    let after = Config { tags_max: Some(0), relay_bytes_total: Some(7), ..before };
+    assert_eq!(config(), after);
+    invalid(save_one(&Author::new(1).sign(1, 1, &[&["t", "a"]], "")));
+    let too_much = Config { stable_bytes_max: Some(u64::MAX), ..Config::default() };
+    assert!(configure(too_much).into_result().is_err());
+    assert_eq!(config(), after);
 }
 
 #[test]

@@ -141,6 +141,8 @@ pub struct ChangesRequest {
     pub from: ChangesFrom,
     pub max_bytes: Option<u64>,
     pub max_entries: Option<u64>,
+    /// Asks for a [`RangeProof`] of the page.
+    pub proof: bool,
     pub ids_only: bool,
     pub encoding: Option<Encoding>,
 }
@@ -151,6 +153,29 @@ pub struct ChangesPage {
     /// Where the next page starts.
     pub next: Seq,
     pub length: Seq,
+    /// If it was asked for and can be given: only a query has a certificate, an update has none.
+    pub proof: Option<RangeProof>,
+}
+
+/// What shows that a page of the log is complete: every entry of it is in the certified log.
+#[derive(CandidType, Deserialize, Clone, Debug, PartialEq)]
+pub struct RangeProof {
+    /// Of the canister's certified data, as the Internet Computer gives it.
+    pub certificate: ByteBuf,
+    /// From the certified data to the log's length and root.
+    pub witness: ByteBuf,
+    /// The nodes of the Merkle mountain range that complete the page.
+    pub nodes: Vec<ByteBuf>,
+}
+
+/// The log's end: how long it is and which root it has, certified.
+#[derive(CandidType, Deserialize, Clone, Debug, PartialEq)]
+pub struct Tip {
+    pub length: Seq,
+    pub root: ByteBuf,
+    /// None when it was asked for by an update.
+    pub certificate: Option<ByteBuf>,
+    pub witness: ByteBuf,
 }
 
 #[derive(CandidType, Deserialize, Clone, Debug, PartialEq)]
@@ -204,6 +229,12 @@ pub struct Config {
     pub event_bytes_max: Option<u32>,
     pub tags_max: Option<u32>,
     pub future_seconds_max: Option<u64>,
+    pub relay_events_per_hour: Option<u64>,
+    pub relay_bytes_per_hour: Option<u64>,
+    pub relay_bytes_total: Option<u64>,
+    pub directory_ttl_seconds: Option<u64>,
+    pub stable_bytes_max: Option<u64>,
+    pub cycles_days_min: Option<u64>,
 }
 
 #[derive(CandidType, Deserialize, Clone, Debug, PartialEq)]
@@ -234,6 +265,8 @@ pub struct Status {
     pub length: Seq,
     pub stable_bytes: u64,
     pub cycles: Nat,
+    /// Why nothing is saved at present.
+    pub read_only: Option<String>,
     /// Pages of 64 KiB of each stable memory.
     pub memories: Vec<(String, u64)>,
     pub last_save: Option<SaveCost>,
@@ -251,4 +284,68 @@ pub struct SaveCost {
     pub index: u64,
     /// The log.
     pub log: u64,
+}
+
+/// How an operator's deletion is meant.
+#[derive(CandidType, Deserialize, Clone, Debug, Default, PartialEq)]
+pub struct Deletion {
+    /// Whether the events stay out for ever.
+    pub tombstone: bool,
+    /// What followers of the log are told.
+    pub why: String,
+}
+
+/// What became of one id of a `delete_events`.
+#[derive(CandidType, Deserialize, Clone, Debug, PartialEq)]
+pub enum DeleteOutcome {
+    /// Where the log says so.
+    #[serde(rename = "removed")]
+    Removed(Seq),
+    #[serde(rename = "unknown")]
+    Unknown,
+    #[serde(rename = "forbidden")]
+    Forbidden,
+    #[serde(rename = "other")]
+    Other(String),
+}
+
+/// What a relay says about itself to the others.
+#[derive(CandidType, Deserialize, Clone, Debug, PartialEq)]
+pub struct RelayInfo {
+    /// Where clients reach it, `ws://` or `wss://`.
+    pub url: String,
+    /// The key that it proves itself to other relays with.
+    pub key: KeyBytes,
+    pub version: String,
+    pub connections: u32,
+    pub subscriptions: u32,
+    /// How far it is behind this store.
+    pub lag_ms: u64,
+}
+
+/// A relay that was heard of lately.
+#[derive(CandidType, Deserialize, Clone, Debug, PartialEq)]
+pub struct RelayEntry {
+    pub who: Principal,
+    pub info: RelayInfo,
+    pub first_seen: Seconds,
+    pub last_seen: Seconds,
+}
+
+/// A request that came through an HTTP gateway.
+#[derive(CandidType, Deserialize, Clone, Debug, PartialEq)]
+pub struct HttpRequest {
+    pub method: String,
+    pub url: String,
+    pub headers: Vec<(String, String)>,
+    pub body: ByteBuf,
+}
+
+#[derive(CandidType, Deserialize, Clone, Debug, PartialEq)]
+pub struct HttpResponse {
+    pub status_code: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: ByteBuf,
+    /// Whether the gateway must ask again by an update.
+    pub upgrade: Option<bool>,
 }

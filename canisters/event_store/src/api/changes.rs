@@ -29,7 +29,7 @@ pub fn changes(state: &State, request: &ChangesRequest) -> Result<ChangesPage, R
     };
     let changes = page(log, first, request);
     let next = first + changes.len() as u64;
-    Ok(ChangesPage { changes, next, length })
+    Ok(ChangesPage { changes, next, length, proof: None })
 }
 
 fn page(log: &Log<Memory>, first: u64, request: &ChangesRequest) -> Vec<Change> {

@@ -3,6 +3,7 @@
 use candid::Principal;
 use interface::{Member, Role};
 
+use super::check_owner;
 use crate::{runtime, state::State};
 
 pub fn grant(state: &mut State, who: Principal, role: Role, note: String) -> Result<(), String> {
@@ -23,8 +24,4 @@ pub fn members(state: &State) -> Vec<Member> {
 
 pub fn my_role(state: &State) -> Option<Role> {
     state.members.role(&runtime::caller())
-}
-
-fn check_owner(state: &State) -> Result<(), String> {
-    if state.caller_is_owner() { Ok(()) } else { Err("only owners may do this".into()) }
 }

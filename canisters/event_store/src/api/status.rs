@@ -11,6 +11,7 @@ pub fn status(state: &State) -> Status {
         length: state.events.log().length().0,
         stable_bytes: state.memories.bytes(),
         cycles: runtime::cycles().into(),
+        read_only: None,
         memories: state.memories.pages(),
         last_save: state.last_save,
     }
