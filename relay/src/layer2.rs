@@ -140,6 +140,7 @@ impl Layer2 for Canister {
             from: ChangesFrom::Seq(seq),
             max_bytes: None,
             max_entries: None,
+            proof: false,
             ids_only: false,
             encoding: None,
         };

@@ -422,7 +422,7 @@ impl Layer2 for FakeL2 {
                 .map(|(seq, what)| Change { seq: seq as u64, arrived: 0, what: what.clone() })
                 .collect();
             let next = seq + changes.len() as u64;
-            Ok(ChangesPage { changes, next, length })
+            Ok(ChangesPage { changes, next, length, proof: None })
         })
     }
 
