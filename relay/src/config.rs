@@ -202,6 +202,16 @@ pub struct Limits {
 }
 
 impl Settings {
+    /// Settings that say which canister, and who asks.
+    pub fn of_layer2(
+        canister: Option<String>,
+        gateway: Option<Url>,
+        fetch_root_key: Option<bool>,
+        data: Option<PathBuf>,
+    ) -> Settings {
+        Settings { canister, gateway, fetch_root_key, data, ..Settings::default() }
+    }
+
     /// These settings over those of the environment, over those of `file`.
     pub fn over(self, file: Option<PathBuf>) -> anyhow::Result<Settings> {
         let mut figment = Figment::new();
@@ -258,7 +268,8 @@ impl Settings {
         })
     }
 
-    fn layer2(&self) -> anyhow::Result<Option<Layer2Config>> {
+    /// Which canister to share, if any.
+    pub fn layer2(&self) -> anyhow::Result<Option<Layer2Config>> {
         let Some(canister) = &self.canister else { return Ok(None) };
         let canister = Principal::from_text(canister)
             .with_context(|| format!("`canister` is {canister:?}, which is no canister id"))?;

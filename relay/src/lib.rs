@@ -13,6 +13,7 @@ pub mod config;
 mod delta;
 pub mod identity;
 mod ingest;
+pub mod l2;
 pub mod layer2;
 mod membership;
 mod nip11;

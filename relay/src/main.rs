@@ -1,4 +1,4 @@
-//! The command line, `aquifer`: run a relay, make its key, move events in and out.
+//! The command line, `aquifer`: run a relay, make its key, move events in and out, back up what relays share.
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -7,6 +7,7 @@ use aquifer::{
     client::{Export, Import, export, import},
     config::{Config, LogFormat, Settings},
     identity::Identity,
+    l2::{self, L2},
     layer2::{Canister, Layer2},
 };
 use clap::{Args, Parser, Subcommand};
@@ -30,6 +31,7 @@ enum Command {
     Key(Key),
     Import(Import),
     Export(Export),
+    L2(L2),
 }
 
 /// Run a relay in the foreground, until ctrl-c or SIGTERM
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Command::Key(arguments) => show_key(&arguments),
         Command::Import(arguments) => in_runtime(import(arguments)),
         Command::Export(arguments) => in_runtime(export(arguments)),
+        Command::L2(arguments) => in_runtime(l2::run(arguments)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -151,7 +151,7 @@ fn id_of(event: &[u8]) -> String {
 }
 
 /// Doubling pauses, a random half off, so that the relays of a cluster do not come back in step.
-fn backoff(failures: u32) -> Duration {
+pub(crate) fn backoff(failures: u32) -> Duration {
     let doubled = BACKOFF_MIN.saturating_mul(1 << failures.saturating_sub(1).min(10));
     doubled.min(BACKOFF_MAX).mul_f64(rand::rng().random_range(0.5..=1.0))
 }

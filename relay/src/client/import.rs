@@ -6,17 +6,14 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::Context;
 use clap::Args;
 use event::{Event, EventId};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use tokio::{
-    fs::File,
-    io::{AsyncBufRead, AsyncBufReadExt, BufReader},
-};
 
-use super::Connection;
+use super::{
+    Connection,
+    jsonl::{Lines, NotAnEvent, Progress},
+};
 
 /// Events sent and not answered yet. Enough to keep a relay's disk and all its cores busy.
 const WINDOW_EVENTS: usize = 200;
@@ -52,10 +49,16 @@ struct Summary {
     unanswered: u64,
 }
 
+impl Summary {
+    fn in_short(&self) -> String {
+        let refused: u64 = self.refused.values().sum();
+        format!("accepted {}, duplicate {}, refused {refused}", self.accepted, self.duplicate)
+    }
+}
+
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let refused: u64 = self.refused.values().sum();
-        write!(f, "accepted {}, duplicate {}, refused {refused}", self.accepted, self.duplicate)?;
+        write!(f, "{}", self.in_short())?;
         if self.invalid > 0 {
             write!(f, ", not an event {}", self.invalid)?;
         }
@@ -68,12 +71,12 @@ impl fmt::Display for Summary {
 
 /// Runs the command. An error means that it stopped early; what was answered is printed all the same.
 pub async fn import(arguments: Import) -> anyhow::Result<()> {
-    let (lines, bytes) = open(&arguments.file).await?;
+    let lines = Lines::open(&arguments.file).await?;
     let mut connection = Connection::open(&arguments.relay).await?;
-    let mut progress = Progress::new(bytes);
+    let progress = Progress::of_bytes(lines.bytes());
     let mut importing = Importing { summary: Summary::default(), in_flight: HashMap::new() };
-    let result = importing.run(lines, &mut connection, &mut progress).await;
-    progress.bar.finish_and_clear();
+    let result = importing.run(lines, &mut connection, &progress).await;
+    progress.finish();
     connection.close().await;
     let mut summary = importing.summary;
     summary.unanswered = importing.in_flight.values().sum();
@@ -83,17 +86,6 @@ pub async fn import(arguments: Import) -> anyhow::Result<()> {
         println!("{summary}");
     }
     result
-}
-
-type Lines = Box<dyn AsyncBufRead + Unpin + Send>;
-
-async fn open(file: &PathBuf) -> anyhow::Result<(Lines, Option<u64>)> {
-    if file.as_os_str() == "-" {
-        return Ok((Box::new(BufReader::new(tokio::io::stdin())), None));
-    }
-    let opened = File::open(file).await.with_context(|| format!("opening {}", file.display()))?;
-    let bytes = opened.metadata().await?.len();
-    Ok((Box::new(BufReader::with_capacity(1 << 16, opened)), Some(bytes)))
 }
 
 struct Importing {
@@ -107,19 +99,11 @@ impl Importing {
         &mut self,
         mut lines: Lines,
         connection: &mut Connection,
-        progress: &mut Progress,
+        progress: &Progress,
     ) -> anyhow::Result<()> {
-        let mut line = Vec::new();
-        let mut number = 0u64;
         let mut sent = 0;
-        loop {
-            line.clear();
-            let bytes = lines.read_until(b'\n', &mut line).await.context("reading the input")?;
-            if bytes == 0 {
-                break;
-            }
-            number += 1;
-            if let Some(event) = self.read(&line, number, progress) {
+        while let Some(line) = lines.next().await? {
+            if let Some(event) = self.note(line.event(), progress) {
                 connection.send(format!("[\"EVENT\",{}]", event.to_json())).await?;
                 *self.in_flight.entry(event.id).or_default() += 1;
                 sent += 1;
@@ -127,25 +111,25 @@ impl Importing {
             while sent >= WINDOW_EVENTS {
                 sent -= self.answer(&connection.receive().await?, progress);
             }
-            progress.advance(bytes as u64, &self.summary);
+            progress.advance(line.bytes(), self.summary.in_short());
         }
         while sent > 0 {
             sent -= self.answer(&connection.receive().await?, progress);
-            progress.advance(0, &self.summary);
+            progress.advance(0, self.summary.in_short());
         }
         Ok(())
     }
 
-    fn read(&mut self, line: &[u8], number: u64, progress: &Progress) -> Option<Event> {
-        let line = line.trim_ascii();
-        if line.is_empty() {
-            return None;
-        }
-        match Event::from_json(line) {
+    fn note(
+        &mut self,
+        line: Option<Result<Event, NotAnEvent>>,
+        progress: &Progress,
+    ) -> Option<Event> {
+        match line? {
             Ok(event) => Some(event),
             Err(error) => {
                 self.summary.invalid += 1;
-                progress.report(&format!("line {number}: {error}"));
+                progress.report(&error.to_string());
                 None
             }
         }
@@ -178,37 +162,5 @@ impl Importing {
         } else {
             *self.summary.refused.entry(message).or_default() += 1;
         }
-    }
-}
-
-/// A bar where the length of the input is known, a counter where it is not; nothing in a pipe.
-struct Progress {
-    bar: ProgressBar,
-}
-
-impl Progress {
-    fn new(bytes: Option<u64>) -> Progress {
-        let (bar, template) = match bytes {
-            Some(bytes) => (
-                ProgressBar::new(bytes),
-                "{bar:30} {bytes}/{total_bytes} {elapsed}, {eta} left; {msg}",
-            ),
-            None => (ProgressBar::new_spinner(), "{spinner} {bytes} {elapsed}; {msg}"),
-        };
-        let style = ProgressStyle::with_template(template).expect("the templates are valid");
-        Progress { bar: bar.with_style(style) }
-    }
-
-    fn advance(&mut self, bytes: u64, summary: &Summary) {
-        self.bar.inc(bytes);
-        let refused: u64 = summary.refused.values().sum();
-        let (accepted, duplicate) = (summary.accepted, summary.duplicate);
-        self.bar
-            .set_message(format!("accepted {accepted}, duplicate {duplicate}, refused {refused}"));
-    }
-
-    /// A line for people that does not tear the bar apart.
-    fn report(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
     }
 }

@@ -2,6 +2,7 @@
 
 mod export;
 mod import;
+mod jsonl;
 
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use anyhow::{Context, bail};
 pub use export::{Export, export};
 use futures_util::{SinkExt, StreamExt};
 pub use import::{Import, import};
+pub(crate) use jsonl::{Lines, Progress};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async_with_config,

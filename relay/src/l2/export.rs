@@ -1,0 +1,101 @@
+//! `aquifer l2 export`: a backup of a shared store, as JSONL on standard output.
+//!
+//! It follows the log, so a backup can be continued later, and one taken while the store changes is
+//! whole up to the seq it names. An event that goes after it was written stays in the file. That does
+//! no harm where the file holds the reason too (a newer version, a deletion); what an operator deletes
+//! by hand meanwhile has to be deleted again after the file is put back.
+
+use std::io::{BufWriter, Write};
+
+use anyhow::Context;
+use clap::Args;
+use event::{Event, Packed, verify};
+
+use super::{Where, insist};
+use crate::{
+    client::Progress,
+    layer2::{Layer2, What},
+};
+
+/// Write everything a shared store holds to standard output, one event a line, oldest arrival first
+///
+/// Every id and signature is checked; an event that fails is reported and left out. Ends by naming the
+/// seq up to which the store's log is in the file.
+#[derive(Args)]
+pub struct Export {
+    #[command(flatten)]
+    at: Where,
+
+    /// Continue a backup: the seq that the one before ended with
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    from: u64,
+}
+
+/// Runs the command.
+pub async fn export(arguments: Export) -> anyhow::Result<()> {
+    let store = arguments.at.open()?;
+    let progress = Progress::of_entries();
+    let mut exporting = Exporting {
+        next: arguments.from,
+        output: BufWriter::new(std::io::stdout()),
+        written: 0,
+        invalid: 0,
+    };
+    let result = exporting.run(&store, &progress).await;
+    progress.finish();
+    let flushed = exporting.output.flush().context("writing to standard output");
+    eprintln!("wrote {} events; seq {} is next", exporting.written, exporting.next);
+    if exporting.invalid > 0 {
+        eprintln!("left out {} that are not valid", exporting.invalid);
+    }
+    result.and(flushed)
+}
+
+struct Exporting<W> {
+    /// Up to where the log has been written.
+    next: u64,
+    output: W,
+    written: u64,
+    invalid: u64,
+}
+
+impl<W: Write> Exporting<W> {
+    async fn run(&mut self, store: &impl Layer2, progress: &Progress) -> anyhow::Result<()> {
+        loop {
+            let page = insist(async || store.changes(self.next).await, progress)
+                .await
+                .with_context(|| format!("reading the log at seq {}", self.next))?;
+            let entries = page.changes.len() as u64;
+            for change in page.changes {
+                if let What::Saved(packed) = change.what {
+                    self.write(&packed, change.seq, progress)?;
+                }
+            }
+            self.next = page.next;
+            progress.advance(entries, format!("{} events", self.written));
+            progress.set_ahead(page.length.saturating_sub(page.next));
+            if page.next >= page.length {
+                return Ok(());
+            }
+        }
+    }
+
+    fn write(&mut self, packed: &[u8], seq: u64, progress: &Progress) -> anyhow::Result<()> {
+        match check(packed) {
+            Ok(event) => {
+                writeln!(self.output, "{}", event.to_json())
+                    .context("writing to standard output")?;
+                self.written += 1;
+            }
+            Err(error) => {
+                self.invalid += 1;
+                progress.report(&format!("left out seq {seq}: {error}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check(packed: &[u8]) -> anyhow::Result<Event> {
+    Ok(verify(Packed::parse(packed)?.unpack())?.into_inner())
+}
