@@ -7,6 +7,7 @@ use candid::{CandidType, Decode, Principal, utils::ArgumentEncoder};
 use ic_agent::{Agent, AgentError, agent::RejectCode};
 use interface::{Answer, ChangesFrom, ChangesRequest, ReadError};
 pub use interface::{Change, ChangesPage, Role, SaveOutcome, What};
+use serde_bytes::ByteBuf;
 use tokio::sync::OnceCell;
 
 use crate::{config::Layer2Config, identity::Identity};
@@ -70,6 +71,14 @@ impl Canister {
             principal: identity.principal(),
             root_key: OnceCell::new_with(trusts_built_in_key.then_some(())),
         })
+    }
+
+    /// One round of negentropy (NIP-77, without its hex) against all that the canister holds.
+    pub async fn reconcile(&self, message: &[u8]) -> Result<Vec<u8>, Layer2Error> {
+        let filter: Option<interface::Filter> = None;
+        let message = serde_bytes::Bytes::new(message);
+        let answer: Answer<ByteBuf, ReadError> = self.query("reconcile", (message, filter)).await?;
+        readable(answer).map(ByteBuf::into_vec)
     }
 
     async fn query<T>(
@@ -145,20 +154,25 @@ impl Layer2 for Canister {
             encoding: None,
         };
         let answer: Answer<ChangesPage, ReadError> = self.query("changes", (request,)).await?;
-        match answer {
-            Answer::Ok(page) => Ok(page),
-            Answer::Err(ReadError::Forbidden) => {
-                Err(Layer2Error::Refused("this relay may not read".into()))
-            }
-            Answer::Err(error @ ReadError::Lagging(_)) => {
-                Err(Layer2Error::Unavailable(error.to_string()))
-            }
-            Answer::Err(error) => Err(Layer2Error::Interface(error.to_string())),
-        }
+        readable(answer)
     }
 
     async fn role(&self) -> Result<Option<Role>, Layer2Error> {
         self.query("my_role", ()).await
+    }
+}
+
+/// What can be done about the canister's own errors.
+fn readable<T>(answer: Answer<T, ReadError>) -> Result<T, Layer2Error> {
+    match answer {
+        Answer::Ok(value) => Ok(value),
+        Answer::Err(ReadError::Forbidden) => {
+            Err(Layer2Error::Refused("this relay may not read".into()))
+        }
+        Answer::Err(error @ ReadError::Lagging(_)) => {
+            Err(Layer2Error::Unavailable(error.to_string()))
+        }
+        Answer::Err(error) => Err(Layer2Error::Interface(error.to_string())),
     }
 }
 

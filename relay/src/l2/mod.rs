@@ -2,6 +2,7 @@
 //! JSONL file in the order of the store's log; putting one back means saving its events again, so the
 //! rules, not this code, decide what a restored store holds.
 
+mod compare;
 mod export;
 mod import;
 
@@ -32,6 +33,7 @@ pub struct L2 {
 enum Command {
     Export(export::Export),
     Import(import::Import),
+    Compare(compare::Compare),
 }
 
 /// Which store, and who asks. What is not given here is taken from the configuration file and the
@@ -64,6 +66,7 @@ pub async fn run(arguments: L2) -> anyhow::Result<()> {
     match arguments.command {
         Command::Export(arguments) => export::export(arguments).await,
         Command::Import(arguments) => import::import(arguments).await,
+        Command::Compare(arguments) => compare::compare(arguments).await,
     }
 }
 

@@ -10,6 +10,8 @@
 //! The programs must be built before: `scripts/test` does, or
 //! `cargo build --workspace --all-targets && scripts/build-canister`.
 
+mod backup;
+mod deploy;
 mod events;
 mod figures;
 mod forgeries;

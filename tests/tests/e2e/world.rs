@@ -2,7 +2,6 @@
 
 use std::{
     io::Write,
-    path::PathBuf,
     process::{Output, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
@@ -229,25 +228,38 @@ impl Relay {
     }
 
     async fn aquifer(&self, words: &[&str], input: Vec<u8>) -> Output {
-        let mut command = tokio::process::Command::new(aquifer());
-        command.args(words).args(["--relay", &self.run.url()]).kill_on_drop(true);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        let feed = async move {
-            use tokio::io::AsyncWriteExt;
-            stdin.write_all(&input).await.unwrap();
-        };
-        let (output, ()) = tokio::join!(child.wait_with_output(), feed);
-        let output = output.unwrap();
+        let url = self.run.url();
+        let output = aquifer(words.iter().copied().chain(["--relay", &url]), input).await;
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "aquifer {words:?}: {}: {said}", output.status);
         output
     }
+
+    /// `aquifer l2` with these words, on the store of `world`, with the key of this relay.
+    pub async fn l2(&self, world: &World, words: &[&str], input: Vec<u8>) -> Output {
+        let canister = world.ic.canister().to_text();
+        let gateway = world.ic.gateway();
+        let data = self.run.options().data.display().to_string();
+        let place = ["--canister", &canister, "--gateway", &gateway, "--fetch-root-key"];
+        let words = ["l2"].into_iter().chain(words.iter().copied()).chain(place);
+        aquifer(words.chain(["--data", &data]), input).await
+    }
 }
 
-fn aquifer() -> PathBuf {
-    artifacts().aquifer().unwrap()
+/// Runs `aquifer` to its end.
+async fn aquifer<'a>(words: impl Iterator<Item = &'a str>, input: Vec<u8>) -> Output {
+    let mut command = tokio::process::Command::new(artifacts().aquifer().unwrap());
+    command.args(words).kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let feed = async move {
+        use tokio::io::AsyncWriteExt;
+        // A command that has seen enough reads no further; what it says matters.
+        let _ = stdin.write_all(&input).await;
+    };
+    let (output, ()) = tokio::join!(child.wait_with_output(), feed);
+    output.unwrap()
 }
 
 /// A nostr client of one relay. The `nostr-sdk` crate checks ids and signatures of what it gets.
