@@ -12,6 +12,7 @@ mod events;
 mod log;
 mod members;
 mod memory;
+mod proof;
 mod room;
 mod runtime;
 mod state;

@@ -206,7 +206,7 @@ fn place_of(seq: Seq) -> u64 {
 
 /// Writes, and grows the memory first where that is needed. A canister that cannot grow traps: the
 /// message is undone as a whole.
-fn write(memory: &impl Memory, offset: u64, bytes: &[u8]) {
+pub fn write(memory: &impl Memory, offset: u64, bytes: &[u8]) {
     let pages = (offset + bytes.len() as u64).div_ceil(PAGE_BYTES);
     let missing = pages.saturating_sub(memory.size());
     assert!(missing == 0 || memory.grow(missing) >= 0, "out of stable memory");

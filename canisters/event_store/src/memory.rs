@@ -23,9 +23,10 @@ pub const BY_AUTHOR: MemoryId = MemoryId::new(9);
 pub const BY_KIND: MemoryId = MemoryId::new(10);
 pub const BY_AUTHOR_KIND: MemoryId = MemoryId::new(11);
 pub const BY_TAG: MemoryId = MemoryId::new(12);
+pub const LOG_TREE: MemoryId = MemoryId::new(13);
 
 /// All of them with the names that `status` gives them.
-const ALL: [(&str, MemoryId); 13] = [
+const ALL: [(&str, MemoryId); 14] = [
     ("config", CONFIG),
     ("members", MEMBERS),
     ("log_entries", LOG_ENTRIES),
@@ -39,6 +40,7 @@ const ALL: [(&str, MemoryId); 13] = [
     ("by_kind", BY_KIND),
     ("by_author_kind", BY_AUTHOR_KIND),
     ("by_tag", BY_TAG),
+    ("log_tree", LOG_TREE),
 ];
 
 /// Pages of 64 KiB in a bucket, the step in which memories grow. It is fixed by the first install.

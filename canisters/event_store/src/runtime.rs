@@ -35,6 +35,16 @@ mod system {
         DefaultMemoryImpl::default()
     }
 
+    /// What the subnet signs from now on, 32 bytes.
+    pub fn certify(digest: &[u8]) {
+        api::certified_data_set(digest);
+    }
+
+    /// The subnet's signature under what was certified. Only queries have it.
+    pub fn data_certificate() -> Option<Vec<u8>> {
+        api::data_certificate()
+    }
+
     pub fn method() -> String {
         api::msg_method_name()
     }
@@ -66,6 +76,8 @@ mod system {
         pub static STABLE: RefCell<DefaultMemoryImpl> = RefCell::default();
         pub static METHOD: RefCell<String> = RefCell::default();
         pub static ACCEPTED: Cell<bool> = const { Cell::new(false) };
+        pub static CERTIFIED: RefCell<Vec<u8>> = RefCell::default();
+        pub static IS_QUERY: Cell<bool> = const { Cell::new(true) };
     }
 
     pub fn now() -> u64 {
@@ -91,6 +103,15 @@ mod system {
 
     pub fn stable_memory() -> DefaultMemoryImpl {
         STABLE.with_borrow(DefaultMemoryImpl::clone)
+    }
+
+    pub fn certify(digest: &[u8]) {
+        CERTIFIED.set(digest.to_vec());
+    }
+
+    /// Nobody signs here: the data itself.
+    pub fn data_certificate() -> Option<Vec<u8>> {
+        IS_QUERY.get().then(|| CERTIFIED.with_borrow(Vec::clone))
     }
 
     pub fn method() -> String {

@@ -9,7 +9,8 @@ use crate::{
     config::Settings,
     events::Events,
     members::Members,
-    memory::{self, Memories},
+    memory::{self, Memories, Memory},
+    proof::Proofs,
     runtime,
 };
 
@@ -18,6 +19,7 @@ pub struct State {
     pub settings: Settings,
     pub members: Members,
     pub events: Events,
+    pub proofs: Proofs<Memory>,
     /// Not kept over an upgrade: a measurement of code that is no longer there.
     pub last_save: Option<SaveCost>,
 }
@@ -32,8 +34,16 @@ pub fn read<T>(look: impl FnOnce(&State) -> T) -> T {
     STATE.with_borrow(|state| look(state.as_ref().expect(OPENED)))
 }
 
+/// The one way to change anything: what it did to the log is certified when it is done.
 pub fn change<T>(change: impl FnOnce(&mut State) -> T) -> T {
-    STATE.with_borrow_mut(|state| change(state.as_mut().expect(OPENED)))
+    STATE.with_borrow_mut(|state| {
+        let state = state.as_mut().expect(OPENED);
+        let answer = change(state);
+        if state.proofs.follow(state.events.log()) {
+            state.certify();
+        }
+        answer
+    })
 }
 
 /// A new canister. Whoever installs it by a tool's default argument gets a working store, of which
@@ -45,7 +55,7 @@ pub fn install(argument: Option<Argument>) {
         Some(Argument::Upgrade(upgrade)) => state.configure(upgrade.and_then(|it| it.config)),
         None => {}
     }
-    STATE.set(Some(state));
+    state.begin_service();
 }
 
 /// A new version over an old one's memory. Tools send the install argument on upgrades too, so an
@@ -59,7 +69,7 @@ pub fn upgrade(argument: Option<Argument>) {
         Some(Argument::Upgrade(upgrade)) => upgrade.and_then(|it| it.config),
         None => None,
     });
-    STATE.set(Some(state));
+    state.begin_service();
 }
 
 impl State {
@@ -69,6 +79,7 @@ impl State {
             settings: Settings::open(memories.get(memory::CONFIG)),
             members: Members::open(memories.get(memory::MEMBERS)),
             events: Events::open(&memories),
+            proofs: Proofs::open(memories.get(memory::LOG_TREE)),
             last_save: None,
             memories,
         }
@@ -88,6 +99,18 @@ impl State {
     fn configure(&mut self, config: Option<Config>) {
         let applied = self.settings.apply(&config.unwrap_or_default());
         applied.unwrap_or_else(|reason| runtime::reject(&reason));
+    }
+
+    /// From here on messages find the state. An upgrade keeps what is certified, but the code that
+    /// makes it may have changed.
+    fn begin_service(mut self) {
+        self.proofs.follow(self.events.log());
+        self.certify();
+        STATE.set(Some(self));
+    }
+
+    fn certify(&self) {
+        runtime::certify(&self.proofs.head().tree().digest());
     }
 
     fn role(&self) -> Option<Role> {
