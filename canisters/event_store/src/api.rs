@@ -7,6 +7,7 @@ mod members;
 mod query;
 mod save;
 mod status;
+mod tip;
 
 pub use changes::changes;
 pub use config::{config, configure};
@@ -14,6 +15,7 @@ pub use members::{grant, members, my_role, revoke};
 pub use query::{count, get_events, query_events};
 pub use save::save_events;
 pub use status::status;
+pub use tip::tip;
 
 use interface::ReadError;
 
@@ -26,7 +28,7 @@ pub fn may_call(state: &State, method: &str) -> bool {
         "save_events" => state.caller_may_write(),
         "grant" | "revoke" | "configure" => state.caller_is_owner(),
         "query_events" | "get_events" | "count" | "changes" | "members" | "my_role" | "config"
-        | "status" => state.caller_is_owner(),
+        | "status" | "tip" => state.caller_is_owner(),
         _ => false,
     }
 }

@@ -26,7 +26,7 @@ use candid::{
 use ic_cdk::{init, inspect_message, post_upgrade, query, update};
 use interface::{
     Answer, Argument, ChangesPage, ChangesRequest, Config, Count, Done, Encoding, EventBytes,
-    Filter, IdBytes, Member, QueryPage, QueryRequest, Role, SaveOutcome, Status,
+    Filter, IdBytes, Member, QueryPage, QueryRequest, Role, SaveOutcome, Status, Tip,
 };
 
 #[init]
@@ -74,6 +74,11 @@ fn count(filters: Vec<Filter>) -> Answer<Count> {
 #[query]
 fn changes(request: ChangesRequest) -> Answer<ChangesPage> {
     state::read(|state| api::changes(state, &request)).into()
+}
+
+#[query]
+fn tip() -> Tip {
+    state::read(api::tip)
 }
 
 #[update]

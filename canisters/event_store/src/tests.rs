@@ -7,6 +7,8 @@ use event::{
     Event, EventId, Filter, Packed, Verified,
     twin::{self, Author, NaiveStore},
 };
+use feed::{certified::Head, verify::check_page};
+use ic_certification::HashTree;
 use interface::{
     Answer, Argument, ByteBuf, Change, ChangesFrom, ChangesPage, ChangesRequest, Config, Count,
     Done, Encoding, EventBytes, Init, QueryPage, QueryRequest, ReadError, Role, SaveOutcome,
@@ -17,8 +19,11 @@ use proptest::{collection::vec, prelude::*};
 use crate::{
     changes, config, configure, count, get_events, grant, inspect_message, members, my_role,
     post_upgrade, query_events, revoke,
-    runtime::{ACCEPTED, CALLER, CONTROLLER, INSTRUCTIONS, INSTRUCTIONS_STEP, METHOD, NOW, STABLE},
-    save_events, status,
+    runtime::{
+        ACCEPTED, CALLER, CERTIFIED, CONTROLLER, INSTRUCTIONS, INSTRUCTIONS_STEP, METHOD, NOW,
+        STABLE,
+    },
+    save_events, status, tip,
 };
 
 const NOON: u64 = 2_000;
@@ -143,6 +148,32 @@ fn log(mut request: ChangesRequest) -> Vec<Change> {
     }
 }
 
+/// The head of the log that a witness shows, if it is what was certified.
+#[track_caller]
+fn certified_head(witness: &[u8], certificate: &[u8]) -> Head {
+    let witness: HashTree = serde_cbor::from_slice(witness).unwrap();
+    assert_eq!(CERTIFIED.with_borrow(Vec::clone), witness.digest());
+    // There is no subnet here: the twin's certificate is the certified data.
+    assert_eq!(certificate, witness.digest());
+    Head::of_tree(&witness).expect("a witness shows the log's head")
+}
+
+/// Follows `next` to the end, and checks that every page is proven.
+#[track_caller]
+fn prove_all(mut request: ChangesRequest) {
+    request.proof = true;
+    loop {
+        let page: ChangesPage = ok(changes(request.clone()));
+        let proof = page.proof.as_ref().expect("it was asked for");
+        let head = certified_head(&proof.witness, &proof.certificate);
+        check_page(&head, &request, &page).unwrap();
+        request.from = ChangesFrom::Seq(page.next);
+        if page.next == page.length && page.changes.is_empty() {
+            return;
+        }
+    }
+}
+
 /// What a follower of the log holds in the end.
 fn replay(entries: &[Change]) -> BTreeMap<EventId, Event> {
     let mut held = BTreeMap::new();
@@ -214,6 +245,8 @@ proptest! {
             prop_assert_eq!(&sorted(everything()), &live);
             let replayed = replay(&log(ChangesRequest { max_bytes, ..FROM_ZERO }));
             prop_assert_eq!(&replayed.into_values().collect::<Vec<Event>>(), &live);
+            prove_all(ChangesRequest { max_bytes, ..FROM_ZERO });
+            prove_all(ChangesRequest { max_entries: Some(3), ids_only: true, ..FROM_ZERO });
             // And all of it again after an upgrade.
             upgrade();
         }
@@ -713,8 +746,8 @@ fn status_counts_what_is_there_and_what_the_last_save_cost() {
     for part in [cost.decode, cost.verify, cost.index, cost.log] {
         assert!(part > 0 && part % 1_000 == 0);
     }
-    assert_eq!(status.memories.len(), 13);
-    assert!(status.stable_bytes > 13 * 65_536);
+    assert_eq!(status.memories.len(), 14);
+    assert!(status.stable_bytes > 14 * 65_536);
 }
 
 #[test]
@@ -735,4 +768,70 @@ fn arguments_that_promise_more_than_they_hold_are_refused() {
     let many = vec![interface::Filter::default(); 10_000];
     let bytes = candid::encode_one(&many).unwrap();
     assert_eq!(crate::decode_one::<Vec<interface::Filter>>(bytes), many);
+}
+
+#[test]
+fn the_tip_is_certified_by_every_message_that_changes_the_log() {
+    install();
+    let at_first = tip();
+    assert_eq!((at_first.length, &at_first.root[..]), (0, &feed::empty_root()[..]));
+    let mut seen = vec![at_first.root];
+    for content in ["a", "b", "a"] {
+        save(&[&note(content)]);
+        let tip = tip();
+        let head = certified_head(&tip.witness, &tip.certificate.unwrap());
+        assert_eq!((head.length, &head.root[..]), (tip.length, &tip.root[..]));
+        seen.push(tip.root);
+    }
+    assert!(
+        seen[0] != seen[1] && seen[1] != seen[2] && seen[2] == seen[3],
+        "a duplicate is no entry"
+    );
+}
+
+#[test]
+fn an_upgrade_certifies_the_tip_again_and_catches_up_with_the_log() {
+    use ic_stable_structures::Memory as _;
+    install();
+    save(&[&note("a"), &note("b"), &note("c")]);
+    let (before, certified) = (tip(), CERTIFIED.take());
+    upgrade();
+    assert_eq!((tip().root, CERTIFIED.take()), (before.root.clone(), certified.clone()));
+    // As if the tree had been left behind after one entry: that is how an older version leaves it.
+    let memories = crate::memory::Memories::open(crate::runtime::stable_memory());
+    memories.get(crate::memory::LOG_TREE).write(4, &[1, 0, 0, 0, 0, 0, 0, 0]);
+    upgrade();
+    assert_eq!((tip().root, CERTIFIED.with_borrow(Vec::clone)), (before.root, certified));
+    prove_all(FROM_ZERO);
+}
+
+#[test]
+fn an_update_call_has_no_proof_and_answers_all_the_same() {
+    install();
+    save(&[&note("a")]);
+    crate::runtime::IS_QUERY.set(false);
+    let page = ok(changes(ChangesRequest { proof: true, ..FROM_ZERO }));
+    let certificate = tip().certificate;
+    crate::runtime::IS_QUERY.set(true);
+    assert_eq!((page.changes.len(), page.proof, certificate), (1, None, None));
+}
+
+#[test]
+fn pages_by_arrival_and_pages_with_nothing_are_proven_too() {
+    install();
+    for (number, content) in ["a", "b", "c", "d"].iter().enumerate() {
+        NOW.set(NOON + number as u64);
+        save(&[&note(content)]);
+    }
+    for time in NOON - 1..NOON + 6 {
+        let request = ChangesRequest {
+            from: ChangesFrom::Arrived(time),
+            max_entries: Some(2),
+            proof: true,
+            ..FROM_ZERO
+        };
+        let page = ok(changes(request.clone()));
+        let proof = page.proof.as_ref().unwrap();
+        check_page(&certified_head(&proof.witness, &proof.certificate), &request, &page).unwrap();
+    }
 }

@@ -32,6 +32,8 @@ pub mod certified;
 mod leaf;
 mod mmr;
 mod range;
+#[cfg(feature = "verify")]
+pub mod verify;
 
 pub use leaf::Entry;
 pub use mmr::{Mmr, Nodes};

@@ -82,7 +82,7 @@ impl Verifier {
     pub fn tip(&self, tip: &Tip, now: Timestamp) -> Result<Proven, ProofError> {
         let certificate = tip.certificate.as_ref().ok_or(ProofError::Missing)?;
         let proven = self.head(certificate, &tip.witness, now)?;
-        check_length(tip.length, &proven)?;
+        check_length(tip.length, &proven.head)?;
         if tip.root[..] != proven.head.root { Err(ProofError::Root) } else { Ok(proven) }
     }
 
@@ -96,19 +96,9 @@ impl Verifier {
         now: Timestamp,
     ) -> Result<Proven, ProofError> {
         let proof = page.proof.as_ref().ok_or(ProofError::Missing)?;
-        let first = check_start(request.from, page)?;
         let proven = self.head(&proof.certificate, &proof.witness, now)?;
-        check_length(page.length, &proven)?;
-        let nodes = proof.nodes.iter().map(|node| hash_of(node, "proof's node"));
-        let nodes: Vec<Hash> = nodes.collect::<Result<_, _>>()?;
-        let leaves: Vec<Hash> = (first..)
-            .zip(&page.changes)
-            .map(|(seq, change)| leaf(seq, change, request.ids_only))
-            .collect::<Result<_, _>>()?;
-        match root_of(proven.head.length, first, &leaves, &nodes)? {
-            root if root == proven.head.root => Ok(proven),
-            _ => Err(ProofError::Root),
-        }
+        check_page(&proven.head, request, page)?;
+        Ok(proven)
     }
 
     /// The certified head of the log.
@@ -215,8 +205,27 @@ fn time_of(certificate: &Certificate) -> Result<Timestamp, ProofError> {
     u64::try_from(nanos / 1_000_000_000).map(Timestamp).map_err(|_| malformed())
 }
 
-fn check_length(claimed: u64, proven: &Proven) -> Result<(), ProofError> {
-    let certified = proven.head.length;
+/// The part of [`Verifier::page`] that comes after the certificate: the page against a head that is
+/// believed.
+pub fn check_page(
+    head: &Head,
+    request: &ChangesRequest,
+    page: &ChangesPage,
+) -> Result<(), ProofError> {
+    let proof = page.proof.as_ref().ok_or(ProofError::Missing)?;
+    check_length(page.length, head)?;
+    let first = check_start(request.from, page)?;
+    let nodes = proof.nodes.iter().map(|node| hash_of(node, "proof's node"));
+    let nodes: Vec<Hash> = nodes.collect::<Result<_, _>>()?;
+    let leaves = (first..).zip(&page.changes);
+    let leaves = leaves.map(|(seq, change)| leaf(seq, change, request.ids_only));
+    let leaves: Vec<Hash> = leaves.collect::<Result<_, _>>()?;
+    let root = root_of(head.length, first, &leaves, &nodes)?;
+    if root == head.root { Ok(()) } else { Err(ProofError::Root) }
+}
+
+fn check_length(claimed: u64, head: &Head) -> Result<(), ProofError> {
+    let certified = head.length;
     if claimed == certified { Ok(()) } else { Err(ProofError::Length { claimed, certified }) }
 }
 

@@ -83,7 +83,10 @@ fn the_tree_of_version_1_stays() {
     mmr.push(Entry::Saved(id).leaf(0, 1_700_000_000));
     mmr.push(Entry::Removed(id, b"deleted").leaf(1, 1_700_000_001));
     mmr.push(Entry::Cleared.leaf(2, 1_700_000_002));
-    assert_eq!(hex::encode(mmr.root()), "68860aa9b81804661946f9d05a710bbfff9c167c294a07b25b59461383b2d482");
+    assert_eq!(
+        hex::encode(mmr.root()),
+        "68860aa9b81804661946f9d05a710bbfff9c167c294a07b25b59461383b2d482"
+    );
 }
 
 proptest! {

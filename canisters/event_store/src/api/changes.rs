@@ -6,7 +6,7 @@ use interface::{
     ByteBuf, Change, ChangesFrom, ChangesPage, ChangesRequest, EventBytes, ReadError, What,
 };
 
-use super::check_reader;
+use super::{check_reader, tip::prove};
 use crate::{
     log::{Entry, Kind, Log},
     memory::Memory,
@@ -29,7 +29,8 @@ pub fn changes(state: &State, request: &ChangesRequest) -> Result<ChangesPage, R
     };
     let changes = page(log, first, request);
     let next = first + changes.len() as u64;
-    Ok(ChangesPage { changes, next, length, proof: None })
+    let proof = if request.proof { prove(state, first, next) } else { None };
+    Ok(ChangesPage { changes, next, length, proof })
 }
 
 fn page(log: &Log<Memory>, first: u64, request: &ChangesRequest) -> Vec<Change> {
