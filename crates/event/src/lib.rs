@@ -20,6 +20,8 @@ mod kind;
 mod model;
 pub mod packed;
 pub mod rules;
+#[cfg(any(test, target_family = "wasm"))]
+mod schnorr;
 #[cfg(all(feature = "twin", not(target_family = "wasm")))]
 pub mod twin;
 mod verify;
@@ -29,4 +31,4 @@ pub use json::JsonError;
 pub use kind::{Class, Kind};
 pub use model::{Address, Event, EventId, HexError, PublicKey, Signature, Tag, Timestamp};
 pub use packed::{Packed, PackedError};
-pub use verify::{Invalid, Verified, check_signature, verify};
+pub use verify::{Invalid, Verified, check_signature, verify, verify_all};
