@@ -516,7 +516,7 @@ fn a_save_that_runs_out_of_instructions_refuses_the_rest() {
     install();
     let events: Vec<Verified> = (0..6).map(|number| note(&number.to_string())).collect();
     let events: Vec<&Event> = events.iter().map(|event| &**event).collect();
-    INSTRUCTIONS_STEP.set(2_000_000_000);
+    INSTRUCTIONS_STEP.set(1_200_000_000);
     let outcomes = save(&events);
     let saved = outcomes.iter().filter(|it| matches!(it, SaveOutcome::Saved(_))).count();
     assert!((1..6).contains(&saved), "{outcomes:?}");

@@ -1,9 +1,9 @@
 //! `save_events`: each event is read, verified, judged and stored, or there is a reason why not.
 
 use event::{
-    Event, Packed, Timestamp, Verified, packed,
+    Event, Invalid, Packed, Timestamp, Verified, packed,
     rules::{Effects, Verdict, judge},
-    verify,
+    verify, verify_all,
 };
 use index::{CREATED_AT_MAX, Seq};
 use interface::{EventBytes, SAVE_EVENTS_MAX, SaveCost, SaveOutcome};
@@ -11,6 +11,9 @@ use interface::{EventBytes, SAVE_EVENTS_MAX, SaveCost, SaveOutcome};
 use crate::{config::Limits, room::is_time_to_save, runtime, state::State};
 
 const REASON_BYTES_MAX: usize = 200;
+/// So many signatures are checked at once. Each becomes cheaper by it, down to about 300; and as long
+/// as a batch takes, no other call is served and nobody looks at the time.
+const BATCH_EVENTS_MAX: usize = 500;
 
 pub fn save_events(state: &mut State, events: &[EventBytes]) -> Vec<SaveOutcome> {
     let events = &events[..events.len().min(SAVE_EVENTS_MAX)];
@@ -18,9 +21,20 @@ pub fn save_events(state: &mut State, events: &[EventBytes]) -> Vec<SaveOutcome>
         return vec![SaveOutcome::Refused("the caller is no relay".into()); events.len()];
     }
     let mut saving = Saving::new(state);
-    let outcomes = events.iter().map(|bytes| saving.save(bytes)).collect();
+    let batches = events.chunks(BATCH_EVENTS_MAX);
+    let outcomes = batches.flat_map(|batch| saving.save(batch)).collect();
     saving.end();
     outcomes
+}
+
+/// What is known of an event before its id and its signature are checked.
+enum Arrived {
+    /// It cannot be stored.
+    Refused(SaveOutcome),
+    /// Its id was held when its batch came.
+    Held(Event),
+    /// To be checked, together with the batch's other fresh ones.
+    Fresh,
 }
 
 /// One call's work.
@@ -42,43 +56,67 @@ impl Saving<'_> {
         Saving { state, limits, now, saved: 0, bytes: 0, cost: SaveCost::default(), counted: 0 }
     }
 
-    fn save(&mut self, bytes: &[u8]) -> SaveOutcome {
-        if !is_time_to_save() {
-            return SaveOutcome::Refused("this call has done enough: send it again".into());
-        }
-        self.cost.events += 1;
-        match self.store(bytes) {
-            Ok(seq) => SaveOutcome::Saved(seq.0),
-            Err(outcome) => outcome,
-        }
+    fn save(&mut self, batch: &[EventBytes]) -> Vec<SaveOutcome> {
+        let mut fresh = Vec::new();
+        let mut read = |bytes: &EventBytes| self.read(bytes, &mut fresh);
+        let arrived: Vec<Arrived> = batch.iter().map(&mut read).collect();
+        let mut verified = verify_all(fresh).into_iter();
+        self.cost.verify += self.lap();
+        let outcome = |arrived| match arrived {
+            Arrived::Refused(outcome) => outcome,
+            Arrived::Fresh => self.store(verified.next().expect("each fresh one has a verdict")),
+            Arrived::Held(event) => match self.state.events.find(&event.id) {
+                Some(Seq(seq)) => SaveOutcome::Duplicate(seq),
+                // An event before it in this batch has removed it.
+                None => self.store(verify(event)),
+            },
+        };
+        arrived.into_iter().map(outcome).collect()
     }
 
-    /// Err: what became of it instead.
-    fn store(&mut self, bytes: &[u8]) -> Result<Seq, SaveOutcome> {
+    /// Adds the event to the fresh ones, if it is one.
+    fn read(&mut self, bytes: &[u8], fresh: &mut Vec<Event>) -> Arrived {
+        if !is_time_to_save() {
+            return Arrived::Refused(out_of_time());
+        }
+        self.cost.events += 1;
         let event = decode(bytes, &self.limits, self.now);
         self.cost.decode += self.lap();
-        let event = event?;
+        let event = match event {
+            Ok(event) => event,
+            Err(outcome) => return Arrived::Refused(outcome),
+        };
         // Before the costly check: a relay whose answer got lost sends all of its batch again.
-        let held = self.state.events.find(&event.id);
+        let is_held = self.state.events.find(&event.id).is_some();
         self.cost.index += self.lap();
-        if let Some(Seq(seq)) = held {
-            return Err(SaveOutcome::Duplicate(seq));
+        if is_held {
+            return Arrived::Held(event);
         }
-        let event = verify(event).map_err(invalid);
-        self.cost.verify += self.lap();
-        let event = event?;
-        let effects = self.judge(&event)?;
-        self.remove(&effects)?;
-        Ok(self.insert(&event, &effects))
+        fresh.push(event);
+        Arrived::Fresh
+    }
+
+    fn store(&mut self, event: Result<Verified, Invalid>) -> SaveOutcome {
+        let saved = event.map_err(invalid).and_then(|event| {
+            if !is_time_to_save() {
+                return Err(out_of_time());
+            }
+            let effects = self.judge(&event)?;
+            self.remove(&effects)?;
+            Ok(self.insert(&event, &effects))
+        });
+        saved.map_or_else(|outcome| outcome, |Seq(seq)| SaveOutcome::Saved(seq))
     }
 
     fn judge(&self, event: &Verified) -> Result<Effects, SaveOutcome> {
         let Ok(verdict) = judge(&self.state.events, event, Timestamp(self.now));
         match verdict {
             Verdict::Save(effects) => Ok(effects),
-            Verdict::Duplicate => {
-                Err(SaveOutcome::Other("held, and not found a moment ago".into()))
-            }
+            // It stands twice in this batch.
+            Verdict::Duplicate => match self.state.events.find(&event.id) {
+                Some(Seq(seq)) => Err(SaveOutcome::Duplicate(seq)),
+                None => Err(SaveOutcome::Other("held, and not found".into())),
+            },
             Verdict::Superseded => Err(SaveOutcome::Superseded),
             Verdict::Deleted => Err(SaveOutcome::Deleted),
             Verdict::Expired => Err(SaveOutcome::Expired),
@@ -123,6 +161,10 @@ impl Saving<'_> {
         let counted = runtime::instructions();
         counted - std::mem::replace(&mut self.counted, counted)
     }
+}
+
+fn out_of_time() -> SaveOutcome {
+    SaveOutcome::Refused("this call has done enough: send it again".into())
 }
 
 /// The event that these bytes are, within all limits.
