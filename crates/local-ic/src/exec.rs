@@ -14,6 +14,7 @@ use crate::ic::{
     CallContext, Callback, Canister, Ic, Ingress, IngressStatus, Message, MessageId, Origin,
     Request, Response, Status,
 };
+use crate::journal;
 use crate::mgmt;
 use crate::wasm::costs::{INSPECT_LIMIT, UPDATE_LIMIT};
 use crate::wasm::host::{Answer, Host, Incoming, Mode, OutCall};
@@ -353,6 +354,7 @@ impl Ic {
         let canister = self.canisters.get(&id).expect("checked before");
         let code = Arc::clone(canister.body.code.as_ref().expect("checked before"));
         let subnet = self.subnet_of(id);
+        let what = journal::name(mode, &entry);
         let ran = self.runner.run(Execution {
             code: &code,
             mode,
@@ -366,6 +368,14 @@ impl Ic {
         let mut host = ran.host;
         let charge = self.prices_of(id).execution(ran.instructions);
         let time = self.time;
+        self.journal.push(journal::Executed {
+            time,
+            canister: id,
+            what,
+            instructions: ran.instructions,
+            cycles: charge,
+            error: ran.result.as_ref().err().map(|fault| fault.log_text()),
+        });
         let canister = self.canisters.get_mut(&id).expect("still there");
         for content in std::mem::take(&mut host.logs) {
             canister.note(time, content);

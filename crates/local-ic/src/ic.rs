@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::cert::DataCertificate;
 use crate::cycles::{Occupied, Prices};
 use crate::errors::Reject;
+use crate::journal::Journal;
 use crate::mem::Image;
 use crate::mem::{HeapView, StableView};
 use crate::outcalls::Outcall;
@@ -57,6 +58,7 @@ pub struct Ic {
     pub random: [u8; 32],
     /// Modules that were paid for in full; others pay a hundredth for theirs.
     pub compiled: BTreeSet<Hash>,
+    pub journal: Journal,
 }
 
 /// Something to be executed in a round.
@@ -458,6 +460,7 @@ impl Ic {
             outcalls: BTreeMap::new(),
             next_number: 1,
             compiled: BTreeSet::new(),
+            journal: Journal::default(),
         }
     }
 

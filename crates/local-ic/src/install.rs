@@ -11,6 +11,7 @@ use pocket_ic::ErrorCode;
 
 use crate::errors::{Fault, Reject};
 use crate::ic::{Canister, Ic};
+use crate::journal::Executed;
 use crate::mem::{Image, StableView};
 use crate::wasm::Code;
 use crate::wasm::costs::INSTALL_LIMIT;
@@ -55,6 +56,14 @@ impl Ic {
 
         let time = self.time;
         let charge = self.prices_of(id).execution(progress.instructions) + compile_cost;
+        self.journal.push(Executed {
+            time,
+            canister: id,
+            what: format!("install_code, mode {}", mode_name(install.mode)),
+            instructions: progress.instructions,
+            cycles: charge,
+            error: result.as_ref().err().map(|fault| fault.log_text()),
+        });
         let canister = self.canister_mut(id)?;
         for content in progress.logs {
             canister.note(time, content);
@@ -205,5 +214,13 @@ fn deployment(mode: CanisterInstallMode) -> CodeDeploymentMode {
         CanisterInstallMode::Install => CodeDeploymentMode::Install,
         CanisterInstallMode::Reinstall => CodeDeploymentMode::Reinstall,
         CanisterInstallMode::Upgrade(_) => CodeDeploymentMode::Upgrade,
+    }
+}
+
+fn mode_name(mode: CanisterInstallMode) -> &'static str {
+    match mode {
+        CanisterInstallMode::Install => "install",
+        CanisterInstallMode::Reinstall => "reinstall",
+        CanisterInstallMode::Upgrade(_) => "upgrade",
     }
 }

@@ -25,6 +25,7 @@ pub mod http_api;
 pub mod ic;
 pub mod install;
 pub mod instance;
+pub mod journal;
 pub mod mem;
 pub mod mgmt;
 pub mod outcalls;
