@@ -26,10 +26,11 @@ use crate::instance::Instance;
 use crate::mgmt;
 use crate::query::Query;
 use crate::state_tree::{self, Denied, Reader};
-use crate::verify;
+use crate::verify::{self, Targets};
 
 /// How long a synchronous call waits before it tells the agent to poll.
 const CALL_WAIT: Duration = Duration::from_secs(10);
+const NONCE_BYTES_MAX: usize = 32;
 
 pub fn router(instance: Arc<Instance>) -> Router {
     Router::new()
@@ -137,15 +138,39 @@ fn parse(body: &[u8]) -> Result<Envelope<'static>> {
     serde_cbor::from_slice(body).map_err(|e| bad(format!("Could not parse body as CBOR: {e}")))
 }
 
-fn check_sender(instance: &Instance, envelope: &Envelope<'_>) -> Result<()> {
+fn check_sender(instance: &Instance, envelope: &Envelope<'_>) -> Result<Targets> {
+    check_supported(&envelope.content)?;
     if !instance.validates_ingress {
-        return Ok(());
+        return Ok(Targets::All);
     }
     let (now, root_key) = {
         let ic = instance.read();
         (ic.time, Arc::clone(&ic.root_key))
     };
     verify::verify(envelope, now, &root_key).map_err(bad)
+}
+
+fn check_supported(content: &EnvelopeContent) -> Result<()> {
+    let (nonce, sender_info) = match content {
+        EnvelopeContent::Call { nonce, sender_info, .. }
+        | EnvelopeContent::Query { nonce, sender_info, .. } => (nonce, sender_info),
+        EnvelopeContent::ReadState { .. } => return Ok(()),
+    };
+    if nonce.as_ref().is_some_and(|nonce| nonce.len() > NONCE_BYTES_MAX) {
+        return Err(bad(format!("Invalid nonce: it has more than {NONCE_BYTES_MAX} bytes")));
+    }
+    match sender_info {
+        Some(_) => Err(bad("not supported by local-ic: sender_info")),
+        None => Ok(()),
+    }
+}
+
+/// Which versions of the interface have an endpoint.
+fn check_version(version: &str, known: &[&str]) -> Result<()> {
+    match known.contains(&version) {
+        true => Ok(()),
+        false => Err(Refusal(StatusCode::NOT_FOUND, "not found".to_owned())),
+    }
 }
 
 type Address = Path<(String, String, String)>;
@@ -155,6 +180,7 @@ async fn call(
     Path((version, scope, id)): Address,
     body: Bytes,
 ) -> Result<Response> {
+    check_version(&version, &["v2", "v3", "v4"])?;
     let scope = Scope::parse(&scope, &id)?;
     let submitted = {
         let instance = Arc::clone(&instance);
@@ -258,9 +284,10 @@ fn reject_response(reject: &Reject) -> RejectResponse {
 
 async fn query(
     State(instance): State<Arc<Instance>>,
-    Path((_, scope, id)): Address,
+    Path((version, scope, id)): Address,
     body: Bytes,
 ) -> Result<Response> {
+    check_version(&version, &["v2", "v3"])?;
     let scope = Scope::parse(&scope, &id)?;
     blocking(move || run_query(&instance, scope, &body)).await
 }
@@ -310,20 +337,21 @@ fn signed(
 
 async fn read_state(
     State(instance): State<Arc<Instance>>,
-    Path((_, scope, id)): Address,
+    Path((version, scope, id)): Address,
     body: Bytes,
 ) -> Result<Response> {
+    check_version(&version, &["v2", "v3"])?;
     let scope = Scope::parse(&scope, &id)?;
     blocking(move || run_read_state(&instance, scope, &body)).await
 }
 
 fn run_read_state(instance: &Instance, scope: Scope, body: &[u8]) -> Result<Response> {
     let envelope = parse(body)?;
-    check_sender(instance, &envelope)?;
+    let targets = check_sender(instance, &envelope)?;
     let EnvelopeContent::ReadState { sender, paths, .. } = envelope.content.into_owned() else {
         return Err(bad("Expected a request of type read_state"));
     };
-    let reader = Reader { sender, effective: scope.id() };
+    let reader = Reader { sender, targets, effective: scope.id() };
     let (tree, time, authority) = {
         let ic = instance.read();
         let tree = state_tree::read(&ic, &paths, &reader).map_err(|denied| match denied {

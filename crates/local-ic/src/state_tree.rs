@@ -7,7 +7,12 @@ use ic_transport_types::SubnetMetrics;
 use crate::cert::{Tree, cbor, leb128};
 use crate::ic::{Ic, IngressStatus};
 use crate::topology::Subnet;
+use crate::verify::Targets;
 use crate::wasm::prepare::Visibility;
+
+/// More paths are not served at once, nor paths that are deeper.
+const PATHS_MAX: usize = 1000;
+const LABELS_MAX: usize = 127;
 
 /// Why a path is not served.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,6 +26,8 @@ pub enum Denied {
 /// Who reads, and through which address.
 pub struct Reader {
     pub sender: Principal,
+    /// The canisters whose answers the signer may see.
+    pub targets: Targets,
     /// The canister or subnet in the URL.
     pub effective: Principal,
 }
@@ -29,6 +36,9 @@ type Path = Vec<Label>;
 
 /// A tree with the requested paths as far as they exist.
 pub fn read(ic: &Ic, paths: &[Path], reader: &Reader) -> Result<Tree, Denied> {
+    if paths.len() > PATHS_MAX || paths.iter().any(|path| path.len() > LABELS_MAX) {
+        return Err(Denied::Invalid);
+    }
     let mut tree = Tree::at_time(ic.time);
     let mut request = None;
     for path in paths {
@@ -90,7 +100,7 @@ fn insert_request(ic: &Ic, tree: &mut Tree, id: &[u8], reader: &Reader) -> Resul
     let Some(ingress) = ic.ingress.messages.get(&id) else {
         return Ok(()); // Absent: not (yet) known.
     };
-    if ingress.sender != reader.sender {
+    if ingress.sender != reader.sender || !reader.targets.contains(ingress.canister) {
         return Err(Denied::Forbidden);
     }
     insert_status(tree, &id, &ingress.status);

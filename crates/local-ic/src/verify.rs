@@ -1,5 +1,7 @@
 //! Who sent a request: signatures, delegations, expiry.
 
+use std::collections::BTreeSet;
+
 use candid::Principal;
 use ic_certification::{Certificate, HashTree, LookupResult};
 use ic_transport_types::{DelegationPermissions, Envelope, EnvelopeContent, SignedDelegation};
@@ -13,15 +15,41 @@ const DELEGATIONS_MAX: usize = 20;
 const TARGETS_MAX: usize = 1000;
 const BLS_KEY_BYTES: usize = 96;
 
-/// Checks everything about an envelope that does not need the state.
-pub fn verify(envelope: &Envelope<'_>, now: u64, root_key: &[u8]) -> Result<(), String> {
+/// The canisters that a signer may speak to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Targets {
+    All,
+    /// What every delegation of the chain permits.
+    Only(BTreeSet<Principal>),
+}
+
+impl Targets {
+    pub fn contains(&self, canister: Principal) -> bool {
+        match self {
+            Targets::All => true,
+            Targets::Only(canisters) => canisters.contains(&canister),
+        }
+    }
+
+    fn restrict(&mut self, to: &[Principal]) {
+        let to = to.iter().copied().filter(|canister| self.contains(*canister)).collect();
+        *self = Targets::Only(to);
+    }
+}
+
+/// Checks everything about an envelope that does not need the state, and tells what its signer may
+/// speak to. Calls and queries have been checked against that; what a `read_state` reads has not.
+pub fn verify(envelope: &Envelope<'_>, now: u64, root_key: &[u8]) -> Result<Targets, String> {
     let content = &*envelope.content;
     check_expiry(content.ingress_expiry(), now)?;
     let sender = *content.sender();
     if sender == Principal::anonymous() {
-        return match envelope.sender_pubkey.is_some() || envelope.sender_sig.is_some() {
-            true => Err("Anonymous sender with a public key or signature".to_owned()),
-            false => Ok(()),
+        let is_signed = envelope.sender_pubkey.is_some()
+            || envelope.sender_sig.is_some()
+            || envelope.sender_delegation.is_some();
+        return match is_signed {
+            true => Err("Anonymous sender with a public key, signature or delegation".to_owned()),
+            false => Ok(Targets::All),
         };
     }
     let (Some(key), Some(signature)) = (&envelope.sender_pubkey, &envelope.sender_sig) else {
@@ -31,10 +59,12 @@ pub fn verify(envelope: &Envelope<'_>, now: u64, root_key: &[u8]) -> Result<(), 
         return Err(format!("Public key does not belong to sender {sender}"));
     }
     let chain = envelope.sender_delegation.as_deref().unwrap_or_default();
-    let signer = verify_chain(key, chain, content, now, root_key)?;
+    let (signer, targets) = verify_chain(key, chain, content, now, root_key)?;
+    check_targets(&targets, content)?;
     let message = content.to_request_id().signable();
     verify_signature(&signer, &message, signature, root_key)
-        .map_err(|why| format!("Invalid signature: {why}"))
+        .map_err(|why| format!("Invalid signature: {why}"))?;
+    Ok(targets)
 }
 
 fn check_expiry(expiry: u64, now: u64) -> Result<(), String> {
@@ -47,24 +77,27 @@ fn check_expiry(expiry: u64, now: u64) -> Result<(), String> {
     ))
 }
 
-/// Follows the delegations from the sender's key to the key that signed.
+/// Follows the delegations from the sender's key to the key that signed, and what that may do.
 fn verify_chain(
     key: &[u8],
     chain: &[SignedDelegation],
     content: &EnvelopeContent,
     now: u64,
     root_key: &[u8],
-) -> Result<Vec<u8>, String> {
+) -> Result<(Vec<u8>, Targets), String> {
     if chain.len() > DELEGATIONS_MAX {
         return Err(format!("Chain of delegations is longer than {DELEGATIONS_MAX}"));
     }
-    let mut signer = key.to_vec();
+    let (mut signer, mut targets) = (key.to_vec(), Targets::All);
     for SignedDelegation { delegation, signature } in chain {
         if delegation.expiration < now {
             return Err("Invalid delegation expiry: it has passed".to_owned());
         }
-        if let Some(targets) = &delegation.targets {
-            check_targets(targets, content)?;
+        if let Some(permitted) = &delegation.targets {
+            if permitted.len() > TARGETS_MAX {
+                return Err(format!("A delegation has more than {TARGETS_MAX} targets"));
+            }
+            targets.restrict(permitted);
         }
         let is_call = matches!(content, EnvelopeContent::Call { .. });
         if is_call && matches!(delegation.permissions, Some(DelegationPermissions::Queries)) {
@@ -74,16 +107,13 @@ fn verify_chain(
             .map_err(|why| format!("Invalid delegation: {why}"))?;
         signer.clone_from(&delegation.pubkey);
     }
-    Ok(signer)
+    Ok((signer, targets))
 }
 
-fn check_targets(targets: &[Principal], content: &EnvelopeContent) -> Result<(), String> {
-    if targets.len() > TARGETS_MAX {
-        return Err(format!("A delegation has more than {TARGETS_MAX} targets"));
-    }
+fn check_targets(targets: &Targets, content: &EnvelopeContent) -> Result<(), String> {
     match content {
         EnvelopeContent::Call { canister_id, .. } | EnvelopeContent::Query { canister_id, .. }
-            if !targets.contains(canister_id) =>
+            if !targets.contains(*canister_id) =>
         {
             Err(format!("Canister {canister_id} is not one of the delegation targets"))
         }
@@ -235,7 +265,7 @@ mod tests {
     #[test]
     fn a_signed_request_passes_and_a_changed_one_does_not() {
         let mut signed = envelope(&key("alice"), NOW + 60 * NANOS);
-        assert_eq!(verify(&signed, NOW, &[]), Ok(()));
+        assert_eq!(verify(&signed, NOW, &[]), Ok(Targets::All));
         signed.sender_sig.as_mut().unwrap()[0] ^= 1;
         assert!(verify(&signed, NOW, &[]).unwrap_err().contains("Invalid signature"));
     }
@@ -262,11 +292,22 @@ mod tests {
         signed.sender_delegation = Some(vec![SignedDelegation { delegation, signature }]);
         let message = signed.content.to_request_id().signable();
         signed.sender_sig = Some(session.sign_message(&message).to_vec());
-        assert_eq!(verify(&signed, NOW, &[]), Ok(()));
+        assert_eq!(verify(&signed, NOW, &[]), Ok(Targets::All));
         assert!(verify(&signed, NOW + 2 * NANOS, &[]).is_err());
         let chain = signed.sender_delegation.as_mut().unwrap();
         chain[0].delegation.targets = Some(vec![Principal::anonymous()]);
         assert!(verify(&signed, NOW, &[]).unwrap_err().contains("targets"));
+    }
+
+    #[test]
+    fn a_chain_permits_what_all_its_delegations_permit() {
+        let [a, b, c] = [1, 2, 3].map(|n| Principal::from_slice(&[n]));
+        let mut targets = Targets::All;
+        targets.restrict(&[a, b]);
+        targets.restrict(&[b, c]);
+        assert_eq!(targets, Targets::Only([b].into()));
+        targets.restrict(&[]);
+        assert!(!targets.contains(b));
     }
 
     #[test]
