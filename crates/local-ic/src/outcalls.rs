@@ -86,22 +86,36 @@ impl Ic {
         self.outcalls.values().map(|o| o.request.clone()).collect()
     }
 
-    /// Answers an outcall the way a test wants it answered.
+    /// Answers an outcall the way a test wants it answered: with one response of all nodes, or
+    /// with one of each.
     pub fn mock_outcall(&mut self, mock: RawMockCanisterHttpResponse) -> Result<(), String> {
-        if !mock.additional_responses.is_empty() {
-            return Err(
-                "not supported by local-ic: different responses of different nodes".to_owned()
-            );
-        }
-        let Some(outcall) = self.outcalls.remove(&mock.request_id) else {
+        let Some(outcall) = self.outcalls.get(&mock.request_id).cloned() else {
             return Err(format!("no pending outcall has the id {}", mock.request_id));
         };
-        let result = match mock.response {
-            CanisterHttpResponse::CanisterHttpReply(reply) => self.transformed(&outcall, reply),
-            CanisterHttpResponse::CanisterHttpReject(reject) => {
-                Err(Reject::new(code_of(reject.reject_code), reject.message))
-            }
+        let nodes = self.subnet_of(outcall.caller).plan.nodes() as usize;
+        if !matches!(mock.additional_responses.len(), more if more == 0 || more + 1 == nodes) {
+            return Err(format!(
+                "{} responses were given; there must be one, or one of each of the {nodes} nodes",
+                mock.additional_responses.len() + 1
+            ));
+        }
+        let results: Vec<_> = std::iter::once(mock.response)
+            .chain(mock.additional_responses)
+            .map(|response| match response {
+                CanisterHttpResponse::CanisterHttpReply(reply) => self.transformed(&outcall, reply),
+                CanisterHttpResponse::CanisterHttpReject(reject) => {
+                    Err(Reject::new(code_of(reject.reject_code), reject.message))
+                }
+            })
+            .collect();
+        let result = match outcall.request.replication {
+            CanisterHttpReplication::FullyReplicated => agreed(&results).unwrap_or_else(|| {
+                let why = "No consensus could be reached. Replicas had different responses.";
+                Err(Reject::new(ErrorCode::IngressMessageTimeout, why))
+            }),
+            _ => results[0].clone(),
         };
+        self.outcalls.remove(&mock.request_id);
         self.answer(&outcall.origin, result, outcall.refund);
         Ok(())
     }
@@ -141,6 +155,13 @@ impl Ic {
     }
 }
 
+/// What so many nodes say that the rest, if they are faulty, cannot say otherwise.
+fn agreed<T: Clone + PartialEq>(said: &[T]) -> Option<T> {
+    let needed = said.len() - (said.len() - 1) / 3;
+    let is_agreed = |one: &&T| said.iter().filter(|other| other == one).count() >= needed;
+    said.iter().find(is_agreed).cloned()
+}
+
 fn code_of(reject_code: u64) -> ErrorCode {
     match reject_code {
         1 => ErrorCode::SubnetOversubscribed,
@@ -167,4 +188,18 @@ fn header_out(header: HttpHeader) -> CanisterHttpHeader {
 
 fn header_in(header: CanisterHttpHeader) -> HttpHeader {
     HttpHeader { name: header.name, value: header.value }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_third_of_the_nodes_may_differ_and_no_more() {
+        let said = |differing: usize| [vec!['a'; 13 - differing], vec!['b'; differing]].concat();
+        assert_eq!(agreed(&said(0)), Some('a'));
+        assert_eq!(agreed(&said(4)), Some('a'));
+        assert_eq!(agreed(&said(5)), None);
+        assert_eq!(agreed(&['a']), Some('a'));
+    }
 }
