@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::serve::Listener;
 use candid::{CandidType, Principal, Reserved};
@@ -21,11 +21,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tower::ServiceExt;
 
+use crate::activity::{self, Activity};
+use crate::dashboard;
 use crate::exec::IngressCall;
 use crate::ic::MessageId;
 use crate::instance::Instance;
 use crate::query::Query;
-use crate::server::{Handle, Server, count_request};
 
 const BODY_BYTES_MAX: usize = 10 << 20;
 /// How long a web request may wait for its update call.
@@ -62,8 +63,9 @@ impl Listener for Port {
 
 impl Gateway {
     pub async fn start(
-        server: Arc<Server>,
-        handle: Handle,
+        instance: &Arc<Instance>,
+        routes: Router,
+        activity: Arc<Activity>,
         config: &HttpGatewayConfig,
     ) -> Result<Gateway> {
         let ip: IpAddr = match &config.ip_addr {
@@ -75,11 +77,10 @@ impl Gateway {
             .await
             .with_context(|| format!("cannot listen on {address}"))?;
         let port = listener.local_addr()?.port();
-        let instance = handle.instance.id;
         let router = Router::new()
             .fallback(serve)
-            .with_state(handle)
-            .layer(axum::middleware::from_fn_with_state(server, count_request));
+            .with_state(Ctx { instance: Arc::clone(instance), routes })
+            .layer(axum::middleware::from_fn_with_state(activity, activity::count_request));
         let (stop, stopped) = oneshot::channel::<()>();
         let (_closed, closed) = oneshot::channel();
         let listener = Port { listener, _closed };
@@ -92,7 +93,7 @@ impl Gateway {
                 tracing::error!(%error, "gateway ended");
             }
         });
-        Ok(Gateway { instance, port, stop, closed })
+        Ok(Gateway { instance: instance.id, port, stop, closed })
     }
 
     /// Returns when the port is free.
@@ -102,31 +103,61 @@ impl Gateway {
     }
 }
 
-async fn serve(State(handle): State<Handle>, request: Request) -> Response {
+/// The instance behind the gateway, and the routes to it.
+#[derive(Clone)]
+struct Ctx {
+    instance: Arc<Instance>,
+    routes: Router,
+}
+
+async fn serve(State(ctx): State<Ctx>, request: Request) -> Response {
     let path = request.uri().path();
     if path.starts_with("/api/") || path.starts_with("/_/") {
-        return match handle.router.oneshot(request).await {
+        return match ctx.routes.oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         };
     }
     let Some(canister) = canister_of(&request) else {
+        if path == "/" {
+            return show(ctx.instance).await;
+        }
         let help = "local-ic: no canister named; use <canister id>.localhost or ?canisterId=<canister id>\n";
         return (StatusCode::BAD_REQUEST, help).into_response();
     };
-    match serve_canister(handle.instance, canister, request).await {
+    match serve_canister(ctx.instance, canister, request).await {
         Ok(response) => response,
         Err((status, why)) => (status, format!("local-ic: {why}\n")).into_response(),
     }
 }
 
+/// The dashboard: what the gateway itself has to show.
+async fn show(instance: Arc<Instance>) -> Response {
+    let page = move || dashboard::page([(instance.id, &*instance.read())]);
+    let page = tokio::task::spawn_blocking(page).await.expect("writing a page does not panic");
+    dashboard::response(page)
+}
+
+/// The canister meant by the host, by the query, or by the page that the request came from.
 fn canister_of(request: &Request) -> Option<Principal> {
-    let query = request.uri().query().unwrap_or_default();
-    let from_query = query.split('&').find_map(|pair| pair.strip_prefix("canisterId="));
-    let host = host(request.headers()).or(request.uri().host());
-    let from_host = host.and_then(|host| host.split('.').next());
+    let headers = request.headers();
+    let from_host = host(headers).or(request.uri().host()).and_then(|host| host.split('.').next());
     let named = |text: &str| Principal::from_text(text).ok();
-    from_host.and_then(named).or(from_query.and_then(named))
+    from_host
+        .and_then(named)
+        .or_else(|| canister_in_query(request.uri()))
+        .or_else(|| canister_in_query(&referer(headers)?))
+}
+
+fn canister_in_query(uri: &Uri) -> Option<Principal> {
+    let mut pairs = uri.query()?.split('&');
+    let text = pairs.find_map(|pair| pair.strip_prefix("canisterId="))?;
+    Principal::from_text(text).ok()
+}
+
+/// A page got by `?canisterId=` names its own parts without it.
+fn referer(headers: &HeaderMap) -> Option<Uri> {
+    headers.get(header::REFERER)?.to_str().ok()?.parse().ok()
 }
 
 fn host(headers: &HeaderMap) -> Option<&str> {

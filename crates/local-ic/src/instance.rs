@@ -2,25 +2,37 @@
 //!
 //! Whatever executes or changes takes the lock for writing; queries and reads share it. Nobody
 //! holds it over an await: handlers work in blocking tasks.
+//!
+//! A state directory belongs to one instance at a time, and to nobody else while that lives: two
+//! that save into one directory would ruin it.
 
-use std::path::PathBuf;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use anyhow::{Context, Result, bail};
 use tokio::sync::watch;
 
 use crate::ic::Ic;
+use crate::save;
 use crate::wasm::THREAD_STACK_BYTES;
 
 /// A live instance makes a round at least this often.
 const ROUND_INTERVAL: Duration = Duration::from_millis(50);
+/// A process that was told to end may still be saving into the directory that the next one wants.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_POLL: Duration = Duration::from_millis(20);
 
 pub struct Instance {
     pub id: usize,
     ic: RwLock<Ic>,
-    pub state_dir: Option<PathBuf>,
+    /// Taken while saving. Empty for an instance without a directory, and for one that has ended.
+    state_dir: Mutex<Option<StateDir>>,
+    /// Something has changed since the last saving began.
+    has_changed: AtomicBool,
     pub validates_ingress: bool,
     /// Counts rounds, for those who wait for one.
     rounds: watch::Sender<u64>,
@@ -29,17 +41,64 @@ pub struct Instance {
     wake: Arc<(Mutex<bool>, Condvar)>,
 }
 
+/// A directory for an instance's state, with the lock that makes it ours.
+pub struct StateDir {
+    path: PathBuf,
+    lock: File,
+}
+
+impl StateDir {
+    /// Makes the directory if it is missing, and takes it unless somebody keeps it.
+    pub fn open(path: &Path) -> Result<StateDir> {
+        fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
+        // The directory itself is locked, so that an empty one stays empty.
+        let lock = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let deadline = Instant::now() + LOCK_WAIT;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(StateDir { path: path.to_owned(), lock }),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    std::thread::sleep(LOCK_POLL);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    bail!("{} is in use by another instance", path.display())
+                }
+                Err(TryLockError::Error(e)) => {
+                    return Err(e).with_context(|| format!("cannot lock {}", path.display()));
+                }
+            }
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        // Closing would do it too, once no copy of the handle is left anywhere.
+        self.lock.unlock().ok();
+    }
+}
+
 struct Live {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 impl Instance {
-    pub fn new(id: usize, ic: Ic, state_dir: Option<PathBuf>, validates_ingress: bool) -> Instance {
+    pub fn new(
+        id: usize,
+        ic: Ic,
+        state_dir: Option<StateDir>,
+        validates_ingress: bool,
+    ) -> Instance {
         Instance {
             id,
             ic: RwLock::new(ic),
-            state_dir,
+            state_dir: Mutex::new(state_dir),
+            has_changed: AtomicBool::new(true),
             validates_ingress,
             rounds: watch::Sender::new(0),
             live: Mutex::default(),
@@ -52,7 +111,34 @@ impl Instance {
     }
 
     pub fn write(&self) -> RwLockWriteGuard<'_, Ic> {
-        self.ic.write().unwrap()
+        let ic = self.ic.write().unwrap();
+        self.has_changed.store(true, Ordering::SeqCst);
+        ic
+    }
+
+    /// Saves the state if it has changed since it was saved last; false if there was nothing to do.
+    pub fn save_changes(&self) -> Result<bool> {
+        let state_dir = self.state_dir.lock().unwrap();
+        let Some(dir) = &*state_dir else {
+            return Ok(false);
+        };
+        // Before the state is read: what changes from now on is for the next time.
+        if !self.has_changed.swap(false, Ordering::SeqCst) {
+            return Ok(false);
+        }
+        save::save(&self.read(), dir.path()).inspect_err(|_| {
+            self.has_changed.store(true, Ordering::SeqCst);
+        })?;
+        Ok(true)
+    }
+
+    /// Stops, saves a last time and lets go of the state directory.
+    pub fn end(&self) -> Result<()> {
+        self.stop_live();
+        match self.state_dir.lock().unwrap().take() {
+            Some(dir) => save::save(&self.read(), dir.path()),
+            None => Ok(()),
+        }
     }
 
     pub fn rounds(&self) -> watch::Receiver<u64> {
@@ -114,10 +200,13 @@ impl Instance {
 
     fn live_round(&self) {
         {
-            let mut ic = self.write();
+            // Not `write`: that only time has passed is not worth saving.
+            let mut ic = self.ic.write().unwrap();
             ic.time = (ic.time + 1).max(now_nanos());
             ic.is_time_set = true;
-            ic.round();
+            if ic.round() {
+                self.has_changed.store(true, Ordering::SeqCst);
+            }
         }
         self.rounds.send_modify(|rounds| *rounds += 1);
     }

@@ -1,10 +1,10 @@
 //! A small Internet Computer for laptops and continuous integration.
 //!
 //! It runs real canister wasm and speaks two protocols, so that unmodified clients work with it:
-//! the REST protocol of the PocketIC server ([`rest`]), which the `pocket-ic` crate uses in tests,
-//! and the Internet Computer's HTTPS interface ([`http_api`]), which agents use, with all their
-//! checks of certificates and signatures on. It is for tests only: every key comes from a public
-//! seed.
+//! the REST protocol of the PocketIC server ([`rest`], [`instance_api`]), which the `pocket-ic`
+//! crate uses in tests, and the Internet Computer's HTTPS interface ([`http_api`]), which agents
+//! use, with all their checks of certificates and signatures on. It is for tests only: every key
+//! comes from a public seed.
 //!
 //! The choice that shaped it: **a message is an instance.** Each execution gets a fresh wasm
 //! instance whose memory is a private mapping of what the canister has committed ([`mem`]). To
@@ -14,10 +14,12 @@
 //! From the outside in: [`server`] holds the instances; an [`instance`] is an [`ic::Ic`] behind a
 //! lock; [`exec`], [`query`], [`install`] and [`mgmt`] are what can happen to it; [`wasm`] runs
 //! code; [`cert`], [`state_tree`] and [`verify`] are what agents check and what is checked of
-//! them; [`save`] keeps an instance between runs.
+//! them; [`save`] keeps an instance between runs; [`dashboard`] shows it to people.
 
+pub mod activity;
 pub mod cert;
 pub mod cycles;
+pub mod dashboard;
 pub mod errors;
 pub mod exec;
 pub mod gateway;
@@ -25,6 +27,7 @@ pub mod http_api;
 pub mod ic;
 pub mod install;
 pub mod instance;
+pub mod instance_api;
 pub mod journal;
 pub mod mem;
 pub mod mgmt;

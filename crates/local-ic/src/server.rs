@@ -1,6 +1,6 @@
 //! The process: its instances, blobs and gateways, and when it ends.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -8,27 +8,33 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::middleware::Next;
-use axum::response::Response;
 use pocket_ic::common::rest::{
     HttpGatewayBackend, HttpGatewayConfig, HttpGatewayInfo, IcpFeatures, InitialTime,
     InstanceConfig, InstanceHttpGatewayConfig, SubnetSpec, Topology,
 };
 
+use crate::activity::Activity;
 use crate::gateway::Gateway;
 use crate::ic::{GENESIS_NANOS, Ic};
-use crate::instance::Instance;
+use crate::instance::{Instance, StateDir};
+use crate::instance_api::Blobs;
 use crate::topology::{self, Subnets};
 use crate::wasm::Runner;
-use crate::{mem, rest, save};
+use crate::{instance_api, mem, save};
+
+/// A live instance with a state directory loses at most this much when it is killed, and what
+/// happened while it was being saved.
+const SAVE_INTERVAL: Duration = Duration::from_secs(3);
+/// Rounds wait while the state is saved: a large state is saved less often, so that all but one
+/// part in so many of the time is left for them.
+const SAVING_SHARE: u32 = 20;
 
 pub struct Server {
     runner: Arc<Runner>,
     instances: RwLock<Vec<Option<Handle>>>,
     gateways: Mutex<BTreeMap<usize, Gateway>>,
     next_gateway: AtomicUsize,
-    pub blobs: RwLock<HashMap<Vec<u8>, Vec<u8>>>,
+    blobs: Arc<Blobs>,
     activity: Arc<Activity>,
 }
 
@@ -37,41 +43,6 @@ pub struct Server {
 pub struct Handle {
     pub instance: Arc<Instance>,
     pub router: Router,
-}
-
-/// When there was last something to do; idle servers end themselves.
-pub struct Activity {
-    pending: AtomicUsize,
-    last: Mutex<Instant>,
-}
-
-impl Activity {
-    fn idle_for(&self) -> Duration {
-        match self.pending.load(Ordering::SeqCst) {
-            0 => self.last.lock().unwrap().elapsed(),
-            _ => Duration::ZERO,
-        }
-    }
-}
-
-/// Counts a request as pending until its answer is made, or its client is gone.
-struct Pending(Arc<Activity>);
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        *self.0.last.lock().unwrap() = Instant::now();
-        self.0.pending.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-pub async fn count_request(
-    State(server): State<Arc<Server>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    server.activity.pending.fetch_add(1, Ordering::SeqCst);
-    let _pending = Pending(Arc::clone(&server.activity));
-    next.run(request).await
 }
 
 impl Server {
@@ -86,12 +57,17 @@ impl Server {
             instances: RwLock::default(),
             gateways: Mutex::default(),
             next_gateway: AtomicUsize::new(0),
-            blobs: RwLock::default(),
-            activity: Arc::new(Activity {
-                pending: AtomicUsize::new(0),
-                last: Mutex::new(Instant::now()),
-            }),
+            blobs: Arc::default(),
+            activity: Arc::default(),
         }))
+    }
+
+    pub fn activity(&self) -> Arc<Activity> {
+        Arc::clone(&self.activity)
+    }
+
+    pub fn blobs(&self) -> &Blobs {
+        &self.blobs
     }
 
     /// Completes when nobody has asked for anything for so long.
@@ -119,20 +95,37 @@ impl Server {
         instances.iter().map(state).collect()
     }
 
+    /// Makes an instance and, if the configuration has one, its gateway.
+    pub async fn open(
+        self: &Arc<Server>,
+        mut config: InstanceConfig,
+    ) -> Result<(usize, Topology, Option<HttpGatewayInfo>)> {
+        let gateway = config.http_gateway_config.take();
+        let making = Arc::clone(self);
+        let made = tokio::task::spawn_blocking(move || making.create(config)).await?;
+        let (id, topology) = made?;
+        let gateway = match gateway {
+            None => None,
+            Some(config) => Some(self.start_gateway(gateway_of(id, config)).await?),
+        };
+        Ok((id, topology, gateway))
+    }
+
     /// Reads or makes the state an instance is to have, and starts it.
-    pub fn create(self: &Arc<Server>, config: InstanceConfig) -> Result<(usize, Topology)> {
+    fn create(self: &Arc<Server>, config: InstanceConfig) -> Result<(usize, Topology)> {
         refuse_unsupported(&config)?;
+        let state_dir = config.state_dir.as_deref().map(StateDir::open).transpose()?;
         let ic = self.initial_state(&config)?;
         let topology = ic.subnets.topology();
         let is_live = matches!(config.initial_time, Some(InitialTime::AutoProgress(_)));
         let validates = config.disable_ingress_validation != Some(true);
         let mut instances = self.instances.write().unwrap();
         let id = instances.len();
-        let instance = Arc::new(Instance::new(id, ic, config.state_dir, validates));
+        let instance = Arc::new(Instance::new(id, ic, state_dir, validates));
         if is_live {
             instance.start_live();
         }
-        let router = rest::instance_router(Arc::clone(&instance), Arc::clone(self));
+        let router = instance_api::router(Arc::clone(&instance), Arc::clone(&self.blobs));
         instances.push(Some(Handle { instance, router }));
         Ok((id, topology))
     }
@@ -164,21 +157,51 @@ impl Server {
             bail!("Instance {id} not found");
         };
         self.gateways.lock().unwrap().retain(|_, gateway| gateway.instance != id);
-        handle.instance.stop_live();
-        match &handle.instance.state_dir {
-            Some(dir) => save::save(&handle.instance.read(), dir),
-            None => Ok(()),
+        handle.instance.end()
+    }
+
+    /// The instances there are.
+    pub fn available(&self) -> Vec<Arc<Instance>> {
+        let instances = self.instances.read().unwrap();
+        instances.iter().flatten().map(|handle| Arc::clone(&handle.instance)).collect()
+    }
+
+    /// Ends every instance, for when the process is asked to stop; false if a state was not saved.
+    pub fn delete_all(&self) -> bool {
+        let mut are_saved = true;
+        for instance in self.available() {
+            if let Err(error) = self.delete(instance.id) {
+                tracing::error!(instance = instance.id, "state not saved: {error:#}");
+                are_saved = false;
+            }
+        }
+        are_saved
+    }
+
+    /// Saves live instances again and again, for the case that nobody will ask the process to stop.
+    ///
+    /// Only live ones: what a test moves by hand is saved when the test ends it, and a test that is
+    /// killed has no use for half of it.
+    pub async fn save_for_ever(self: Arc<Server>) {
+        let mut pause = SAVE_INTERVAL;
+        loop {
+            tokio::time::sleep(pause).await;
+            let server = Arc::clone(&self);
+            let saving = tokio::task::spawn_blocking(move || server.save_live());
+            let took = saving.await.unwrap_or_default();
+            pause = SAVE_INTERVAL.max(took * SAVING_SHARE);
         }
     }
 
-    /// Ends every instance, for when the process is asked to stop.
-    pub fn delete_all(&self) {
-        let count = self.instances.read().unwrap().len();
-        for id in (0..count).filter(|id| self.handle(*id).is_some()) {
-            if let Err(error) = self.delete(id) {
-                tracing::error!(instance = id, "state not saved: {error:#}");
+    /// Returns how long it took.
+    fn save_live(&self) -> Duration {
+        let begun = Instant::now();
+        for instance in self.available().iter().filter(|instance| instance.is_live()) {
+            if let Err(error) = instance.save_changes() {
+                tracing::error!(instance = instance.id, "state not saved: {error:#}");
             }
         }
+        begun.elapsed()
     }
 
     pub async fn start_gateway(
@@ -195,7 +218,8 @@ impl Server {
             bail!("Instance {id} not found");
         };
         let number = self.next_gateway.fetch_add(1, Ordering::SeqCst);
-        let gateway = Gateway::start(Arc::clone(self), handle, &config).await?;
+        let gateway =
+            Gateway::start(&handle.instance, handle.router, self.activity(), &config).await?;
         let port = gateway.port;
         self.gateways.lock().unwrap().insert(number, gateway);
         Ok(HttpGatewayInfo { instance_id: number, port })
@@ -210,7 +234,7 @@ impl Server {
 }
 
 /// The gateway an instance is created with.
-pub fn gateway_of(instance: usize, config: InstanceHttpGatewayConfig) -> HttpGatewayConfig {
+fn gateway_of(instance: usize, config: InstanceHttpGatewayConfig) -> HttpGatewayConfig {
     HttpGatewayConfig {
         ip_addr: config.ip_addr,
         port: config.port,
