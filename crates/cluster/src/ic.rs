@@ -44,7 +44,7 @@ impl Ic {
     pub async fn open(server: &Server, placement: &Placement) -> Result<Ic> {
         let mut builder = PocketIcBuilder::new().with_server_url(server.url().clone());
         // A state folder brings its subnets along; naming them again would add to them.
-        if !placement.state.as_deref().is_some_and(has_files) {
+        if !placement.state.as_deref().is_some_and(has_state) {
             // The Internet Identity subnet is where icp-cli looks for the cycles ledger.
             builder = builder.with_nns_subnet().with_ii_subnet().with_application_subnet();
         }
@@ -181,8 +181,10 @@ impl Ic {
     }
 }
 
-fn has_files(folder: &Path) -> bool {
-    std::fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some())
+/// Whether a server has saved an instance there: each of the two leaves a file by which we know it.
+/// What a server left that was killed before it had saved is none.
+fn has_state(folder: &Path) -> bool {
+    ["topology.json", "local-ic.json"].iter().any(|name| folder.join(name).exists())
 }
 
 fn rejected(reject: RejectResponse) -> anyhow::Error {

@@ -169,7 +169,16 @@ impl Parts {
             state: Some(options.data.join("ic")),
             gateway_port: gateway_port(remembered.as_ref()),
         };
-        let ic = self.ic.insert(Ic::open(server, &placement).await?);
+        let ic = Ic::open(server, &placement).await.with_context(|| {
+            format!(
+                "opening the state in {}; if it cannot be mended, remove it to start afresh",
+                options.data.display()
+            )
+        })?;
+        let ic = self.ic.insert(ic);
+        if server_kind == Kind::LocalIc {
+            say(&format!("what runs on the Internet Computer: {}/", ic.gateway()));
+        }
         match remembered {
             Some(memory) => ic.adopt(memory.canister, wasm).await.with_context(|| {
                 format!(
