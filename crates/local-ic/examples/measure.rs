@@ -13,6 +13,9 @@ use pocket_ic::{PocketIc, PocketIcBuilder};
 const CANISTER: &str = r#"(module
     (import "ic0" "msg_reply" (func $reply))
     (import "ic0" "msg_reply_data_append" (func $append (param i32 i32)))
+    (import "ic0" "stable64_grow" (func $stable_grow (param i64) (result i64)))
+    (import "ic0" "stable64_size" (func $stable_size (result i64)))
+    (import "ic0" "stable64_write" (func $stable_write (param i64 i64 i64)))
     (memory 1)
     (func $answer (call $append (i32.const 0) (i32.const 4)) (call $reply))
     (func (export "canister_update inc")
@@ -23,7 +26,19 @@ const CANISTER: &str = r#"(module
             (i64.store (i32.const 8) (i64.add (i64.load (i32.const 8)) (local.get $i)))
             (local.set $i (i64.mul (local.get $i) (i64.const 31)))
             (br $again)))
-    (func (export "canister_query read") (call $answer)))"#;
+    (func (export "canister_query read") (call $answer))
+    (func (export "canister_update fill") (local $at i64)
+        (local.set $at (i64.shl (call $stable_grow (i64.const 160)) (i64.const 16)))
+        (i32.store (i32.const 64) (i32.const 1))
+        (loop $again
+            (i32.store (i32.const 64) (i32.add (i32.load (i32.const 64)) (i32.const 1)))
+            (call $stable_write (local.get $at) (i64.const 0) (i64.const 65536))
+            (local.set $at (i64.add (local.get $at) (i64.const 65536)))
+            (br_if $again (i64.lt_u (local.get $at) (i64.shl (call $stable_size) (i64.const 16)))))
+        (call $answer))
+    (func (export "canister_update poke")
+        (call $stable_write (i64.const 5000000) (i64.const 0) (i64.const 100))
+        (call $answer)))"#;
 
 const COUNT: usize = 1000;
 
@@ -54,7 +69,20 @@ fn main() {
     timed("a message of 40 G instructions", || {
         pic.update_call(canister, anyone, "spin", vec![]).unwrap_err()
     });
+    measure_stable(&pic, canister);
     measure_agent(pic.make_live(None).as_str(), canister);
+}
+
+/// What is in stable memory should not matter to a message that does not touch it.
+fn measure_stable(pic: &PocketIc, canister: Principal) {
+    const STEP_MIB: usize = 10;
+    let update = |method: &str| {
+        pic.update_call(canister, Principal::anonymous(), method, vec![]).unwrap();
+    };
+    for (mib, steps) in [(STEP_MIB, 1), (1000, 1000 / STEP_MIB - 1)] {
+        (0..steps).for_each(|_| update("fill"));
+        rate(&format!("pocket-ic update_call with {mib} MiB of stable memory"), || update("poke"));
+    }
 }
 
 fn instance() -> PocketIc {
@@ -72,10 +100,10 @@ fn measure_install(pic: &PocketIc) {
         return;
     };
     let wasm = std::fs::read(path).expect("a readable module");
-    let canister = pic.create_canister();
-    timed("install the given module", || {
-        pic.install_canister(canister, wasm, vec![], None);
-    });
+    for what in ["install the given module", "install it again"] {
+        let canister = pic.create_canister();
+        timed(what, || pic.install_canister(canister, wasm.clone(), vec![], None));
+    }
 }
 
 fn measure_agent(url: &str, canister: Principal) {

@@ -13,7 +13,7 @@ const COMPILE_INSTRUCTION: u128 = 6_000;
 const HTTP_REQUEST: u128 = 49_140_000;
 const HTTP_REQUEST_BYTE: u128 = 5_200;
 const HTTP_RESPONSE_BYTE: u128 = 10_400;
-const SIGNATURE: u128 = 26_153_846_153;
+const SNAPSHOT_INSTRUCTIONS: u128 = 2_000_000_000;
 
 const REFERENCE_NODES: u128 = 13;
 const GIB: u128 = 1 << 30;
@@ -80,8 +80,9 @@ impl Prices {
         )
     }
 
-    pub fn signature(&self) -> u128 {
-        self.scaled(SIGNATURE)
+    /// Taking or loading a snapshot: a base price, and as much again for each byte.
+    pub fn snapshot(&self, bytes: u64) -> u128 {
+        self.scaled(SNAPSHOT_INSTRUCTIONS + bytes as u128)
     }
 
     pub fn idle(&self, occupied: Occupied, nanos: u64) -> u128 {

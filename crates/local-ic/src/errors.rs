@@ -134,10 +134,14 @@ pub enum Fault {
     },
     ContractViolation(String),
     InstructionLimit(u64),
-    OutOfMemory,
     WasmMemoryLimit {
         bytes: u64,
         limit: u64,
+    },
+    /// Growing would take the canister below its freezing threshold.
+    MemoryUnaffordable {
+        bytes: u64,
+        missing: u128,
     },
     FunctionNotFound {
         index: u32,
@@ -181,14 +185,16 @@ impl Fault {
                      If you are an end-user, please contact the canister owner. {DOCS}#instruction-limit-exceeded"
                 ),
             ),
-            Fault::OutOfMemory => (
-                ErrorCode::CanisterOutOfMemory,
-                format!("Canister exceeded its allowed memory allocation. {DOCS}#out-of-memory"),
-            ),
             Fault::WasmMemoryLimit { bytes, limit } => (
                 ErrorCode::CanisterWasmMemoryLimitExceeded,
                 format!(
                     "Canister exceeded its current Wasm memory limit of {limit} bytes. The peak Wasm memory usage was {bytes} bytes. {DOCS}#wasm-memory-limit-exceeded"
+                ),
+            ),
+            Fault::MemoryUnaffordable { bytes, missing } => (
+                ErrorCode::InsufficientCyclesInMemoryGrow,
+                format!(
+                    "Canister cannot grow memory by {bytes} bytes due to insufficient cycles. At least {missing} additional cycles are required. {DOCS}#insufficient-cycles-in-memory-grow"
                 ),
             ),
             Fault::FunctionNotFound { index } => (

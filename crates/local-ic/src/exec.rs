@@ -11,8 +11,8 @@ use pocket_ic::ErrorCode;
 
 use crate::errors::{Fault, Reject};
 use crate::ic::{
-    CallContext, Callback, Canister, Ic, Ingress, IngressStatus, Message, MessageId, Origin,
-    Request, Response, Status,
+    CallContext, Callback, Canister, Ic, Ingress, IngressStatus, LowMemory, Message, MessageId,
+    Origin, Request, Response, Status,
 };
 use crate::journal;
 use crate::mgmt;
@@ -25,6 +25,7 @@ use crate::wasm::run::{Entry, Execution, Machine};
 const MESSAGES_PER_ROUND_MAX: usize = 10_000;
 /// Storage is charged for when this much time has passed.
 const CHARGE_NANOS: u64 = 10_000_000_000;
+const LOW_MEMORY_HOOK: &str = "canister_on_low_wasm_memory";
 /// The longest a best-effort call may wait.
 const BEST_EFFORT_SECONDS_MAX: u32 = 300;
 const NANOS: u64 = 1_000_000_000;
@@ -158,6 +159,9 @@ impl Ic {
         self.expire_outcalls();
         let mut was_busy = self.run_tasks();
         for _ in 0..MESSAGES_PER_ROUND_MAX {
+            while let Some(id) = self.low_on_memory.pop() {
+                self.run_low_memory_hook(id);
+            }
             let Some(message) = self.queue.pop_front() else {
                 break;
             };
@@ -167,10 +171,26 @@ impl Ic {
         was_busy
     }
 
+    /// Runs `canister_on_low_wasm_memory`, or leaves it ready while the canister cannot run.
+    fn run_low_memory_hook(&mut self, id: Principal) {
+        let Some(canister) = self.canisters.get(&id) else {
+            return;
+        };
+        let can_run = canister.status == Status::Running && self.check_funds(id).is_ok();
+        if canister.low_memory != LowMemory::Ready || !can_run {
+            return;
+        }
+        self.canisters.get_mut(&id).expect("just seen").low_memory = LowMemory::Executed;
+        if self.has_task(id, LOW_MEMORY_HOOK) {
+            self.run_task(id, LOW_MEMORY_HOOK);
+        }
+    }
+
     fn run_tasks(&mut self) -> bool {
         let ids: Vec<Principal> = self.canisters.keys().copied().collect();
         let mut was_busy = false;
         for id in ids {
+            self.run_low_memory_hook(id);
             if self.has_task(id, "canister_heartbeat") {
                 self.run_task(id, "canister_heartbeat");
                 was_busy = true;
@@ -271,13 +291,13 @@ impl Ic {
 
     fn call(&mut self, call: Call) {
         let id = call.callee;
-        let mode = match self.callable(id, &call.method) {
+        let mode = match self.callable(&call) {
             Ok(mode) => mode,
             Err(reject) => return self.answer(&call.origin, Err(reject), call.cycles),
         };
-        let deadline = match &call.origin {
-            Origin::Canister { deadline, .. } => deadline.unwrap_or(0),
-            _ => 0,
+        let deadline = match (&call.origin, mode) {
+            (Origin::Canister { deadline, .. }, Mode::Update) => deadline.unwrap_or(0),
+            _ => 0, // A query's caller may stop waiting too, but the query is not told.
         };
         let kind = if mode == Mode::Update { "update" } else { "query" };
         let entry = Entry::Export(format!("canister_{kind} {}", call.method));
@@ -295,9 +315,11 @@ impl Ic {
     }
 
     /// How the method runs when called with replication, if the canister can take a call at all.
-    fn callable(&self, id: Principal, method: &str) -> Result<Mode, Reject> {
+    fn callable(&self, call: &Call) -> Result<Mode, Reject> {
+        let (id, method) = (call.callee, call.method.as_str());
         let canister = self.canister(id)?;
         canister.check_running()?;
+        check_attached(canister, call)?;
         let code = canister.code()?;
         let mode = match code.methods.get(method) {
             Some(MethodKind::Update) => Mode::Update,
@@ -311,6 +333,9 @@ impl Ic {
             None => return Err(Reject::method_not_found(id, "update", method)),
         };
         self.check_funds(id)?;
+        if mode == Mode::Update {
+            check_heap_limit(canister)?;
+        }
         Ok(mode)
     }
 
@@ -392,6 +417,7 @@ impl Ic {
             }
         };
         canister.cycles = canister.cycles.saturating_sub(charge);
+        self.watch_memory(id);
         executed
     }
 
@@ -645,6 +671,31 @@ impl Ic {
         }
         self.check_stopped(id);
     }
+}
+
+/// Calls from other canisters must bring the cycles that this one asks for.
+fn check_attached(canister: &Canister, call: &Call) -> Result<(), Reject> {
+    let minimum = canister.settings.minimum_incoming_canister_call_cycles;
+    let is_from_another = matches!(&call.origin, Origin::Canister { id, .. } if *id != canister.id);
+    if is_from_another && call.cycles < minimum {
+        return Err(Reject::new(
+            ErrorCode::InsufficientCyclesInCall,
+            format!(
+                "Canister {} requires at least {minimum} transferred cycles, but only {} were received",
+                canister.id, call.cycles
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// A heap beyond its limit takes no more updates: other code is needed, or a higher limit.
+fn check_heap_limit(canister: &Canister) -> Result<(), Reject> {
+    let (bytes, limit) = (canister.body.heap.len(), canister.settings.wasm_memory_limit);
+    if limit > 0 && bytes > limit {
+        return Err(Fault::WasmMemoryLimit { bytes, limit }.reject(canister.id));
+    }
+    Ok(())
 }
 
 /// `call_new_oneway` passes this for both callbacks: there is nothing to run.

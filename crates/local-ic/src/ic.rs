@@ -18,9 +18,9 @@ use crate::cert::DataCertificate;
 use crate::cycles::{Occupied, Prices};
 use crate::errors::Reject;
 use crate::journal::Journal;
-use crate::mem::Image;
-use crate::mem::{HeapView, StableView};
+use crate::mem::{HEAP_BYTES_MAX, HeapView, Image, StableView};
 use crate::outcalls::Outcall;
+use crate::snapshots::Snapshots;
 use crate::topology::{Subnet, Subnets};
 use crate::wasm::host::{Closure, Env};
 use crate::wasm::run::{GlobalValue, Machine};
@@ -34,10 +34,16 @@ pub const LOG_BYTES_DEFAULT: u64 = 4096;
 pub const RESERVED_CYCLES_LIMIT_DEFAULT: u128 = 5_000_000_000_000;
 /// Answers are forgotten, oldest first, when they take more memory than this.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
-/// So many answered messages are remembered however old they are.
+/// So many answered messages are remembered however old they are ...
 const ANSWERED_MIN: usize = 10_000;
+/// ... and not more than these, so that memory does not grow while a test's time stands still.
+const ANSWERED_MAX: usize = 20_000;
 /// A message this long answered has expired, so it could not be sent again.
 const ANSWERED_NANOS: u64 = 600_000_000_000;
+
+/// Of the answers given, a saved state holds only the latest.
+const SAVED_ANSWERS_MAX: usize = 1_000;
+const SAVED_ANSWER_BYTES_MAX: usize = 8 << 20;
 
 pub type MessageId = [u8; 32];
 
@@ -58,6 +64,8 @@ pub struct Ic {
     pub random: [u8; 32],
     /// Modules that were paid for in full; others pay a hundredth for theirs.
     pub compiled: BTreeSet<Hash>,
+    /// Canisters whose heap has just become nearly full.
+    pub low_on_memory: Vec<Principal>,
     pub journal: Journal,
 }
 
@@ -208,7 +216,9 @@ impl IngressHistory {
                 ingress.status = IngressStatus::Done;
             }
         }
-        while self.answered.len() > ANSWERED_MIN && self.is_old(&self.answered[0], now) {
+        while self.answered.len() > ANSWERED_MAX
+            || self.answered.len() > ANSWERED_MIN && self.is_old(&self.answered[0], now)
+        {
             let oldest = self.answered.pop_front().expect("more than some");
             self.bodies_forgotten = self.bodies_forgotten.saturating_sub(1);
             if let Some(ingress) = self.messages.remove(&oldest) {
@@ -220,6 +230,19 @@ impl IngressHistory {
     fn is_old(&self, id: &MessageId, now: u64) -> bool {
         let answered_at = self.messages.get(id).and_then(|ingress| ingress.answered_at);
         answered_at.is_none_or(|at| at + ANSWERED_NANOS < now)
+    }
+
+    /// What is not answered yet, and the latest answers.
+    pub fn worth_saving(&self) -> Vec<(&MessageId, &Ingress)> {
+        let mut bytes = 0;
+        let is_small = |id: &&MessageId| {
+            bytes += self.messages.get(*id).map_or(0, |ingress| ingress.status.bytes());
+            bytes <= SAVED_ANSWER_BYTES_MAX
+        };
+        let latest = self.answered.iter().rev().take(SAVED_ANSWERS_MAX).take_while(is_small);
+        let answered = latest.filter_map(|id| self.messages.get_key_value(id));
+        let open = self.messages.iter().filter(|(_, ingress)| !ingress.status.is_answered());
+        open.chain(answered).collect()
     }
 
     /// Takes up the messages of a saved state.
@@ -281,6 +304,16 @@ pub enum Status {
     Stopped,
 }
 
+/// Where a canister is with `canister_on_low_wasm_memory`, which runs once each time that less
+/// than the threshold is left of its heap's limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LowMemory {
+    #[default]
+    NotSatisfied,
+    Ready,
+    Executed,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LogRecord {
     pub index: u64,
@@ -317,12 +350,13 @@ impl Log {
     }
 }
 
-/// Code and committed memory: saved as files of their own.
+/// Code, committed memory and uploaded chunks: saved as files of their own.
 pub struct Body {
     pub code: Option<Arc<Code>>,
     pub heap: Image,
     pub stable: Image,
-    certificate: Mutex<Option<Arc<DataCertificate>>>,
+    pub chunks: BTreeMap<Hash, Vec<u8>>,
+    pub certificate: Mutex<Option<Arc<DataCertificate>>>,
 }
 
 impl Default for Body {
@@ -331,6 +365,7 @@ impl Default for Body {
             code: None,
             heap: Image::heap().expect("a memory file can be created"),
             stable: Image::stable().expect("a memory file can be created"),
+            chunks: BTreeMap::new(),
             certificate: Mutex::default(),
         }
     }
@@ -345,6 +380,8 @@ pub struct Canister {
     pub version: u64,
     pub certified_data: Vec<u8>,
     pub timer: Option<u64>,
+    #[serde(default)]
+    pub low_memory: LowMemory,
     pub globals: Option<Vec<GlobalValue>>,
     pub callbacks: BTreeMap<u64, Callback>,
     pub log: Log,
@@ -353,10 +390,22 @@ pub struct Canister {
     pub changes: u64,
     /// Up to when storage has been paid for.
     pub charged_until: u64,
-    #[serde(skip)]
-    pub chunks: BTreeMap<Hash, Vec<u8>>,
+    #[serde(default)]
+    pub snapshots: Snapshots,
     #[serde(skip)]
     pub body: Body,
+}
+
+impl Body {
+    pub fn bytes(&self) -> u64 {
+        let code = self.code.as_ref().map_or(0, |code| code.sent.len() as u64);
+        self.heap.len() + self.stable.len() + code + self.chunk_bytes()
+    }
+
+    pub fn chunk_bytes(&self) -> u64 {
+        // Each chunk takes a whole MiB of the store, however short it is.
+        (self.chunks.len() as u64) << 20
+    }
 }
 
 impl Canister {
@@ -397,17 +446,7 @@ impl Canister {
     }
 
     pub fn memory_bytes(&self) -> u64 {
-        let code = self.body.code.as_ref();
-        self.body.heap.len()
-            + self.body.stable.len()
-            + code.map_or(0, |code| code.sent.len() as u64)
-            + self.chunk_bytes()
-            + self.log.bytes() as u64
-    }
-
-    pub fn chunk_bytes(&self) -> u64 {
-        // Each chunk takes a whole MiB of the store, however short it is.
-        (self.chunks.len() as u64) << 20
+        self.body.bytes() + self.snapshots.bytes() + self.log.bytes() as u64
     }
 
     pub fn occupied(&self) -> Occupied {
@@ -428,6 +467,23 @@ impl Canister {
             Status::Stopping(_) => 2,
             Status::Stopped => 3,
         }
+    }
+
+    /// To be called when the heap, its limit or the threshold may have changed; true if
+    /// `canister_on_low_wasm_memory` is due.
+    pub fn watch_memory(&mut self) -> bool {
+        let limit = match self.settings.wasm_memory_limit {
+            0 => HEAP_BYTES_MAX,
+            limit => limit,
+        };
+        let used = self.body.heap.len();
+        let is_low = limit < used.saturating_add(self.settings.wasm_memory_threshold);
+        self.low_memory = match (is_low, self.low_memory) {
+            (false, _) => LowMemory::NotSatisfied,
+            (true, LowMemory::NotSatisfied) => LowMemory::Ready,
+            (true, before) => before,
+        };
+        self.low_memory == LowMemory::Ready
     }
 
     /// Adds a record to the canister's log.
@@ -460,6 +516,7 @@ impl Ic {
             outcalls: BTreeMap::new(),
             next_number: 1,
             compiled: BTreeSet::new(),
+            low_on_memory: Vec::new(),
             journal: Journal::default(),
         }
     }
@@ -482,6 +539,14 @@ impl Ic {
 
     pub fn canister_mut(&mut self, id: Principal) -> Result<&mut Canister, Reject> {
         self.canisters.get_mut(&id).ok_or_else(|| Reject::canister_not_found(id))
+    }
+
+    /// Notices a heap that is nearly full; `canister_on_low_wasm_memory` runs before the next
+    /// message.
+    pub fn watch_memory(&mut self, id: Principal) {
+        if self.canisters.get_mut(&id).is_some_and(Canister::watch_memory) {
+            self.low_on_memory.push(id);
+        }
     }
 
     /// The subnet of an existing canister.
@@ -510,7 +575,8 @@ impl Ic {
                 variables.iter().map(|v| (v.name.clone(), v.value.clone())).collect(),
             ),
             cycles: canister.cycles,
-            freezing_cycles: canister.freezing_cycles(&prices),
+            occupied: canister.occupied(),
+            freezing_seconds: canister.settings.freezing_threshold,
             root_key: Arc::clone(&self.root_key),
             prices,
             timer: canister.timer,

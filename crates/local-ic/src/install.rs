@@ -10,7 +10,7 @@ use ic_management_canister_types::{
 use pocket_ic::ErrorCode;
 
 use crate::errors::{Fault, Reject};
-use crate::ic::{Canister, Ic};
+use crate::ic::{Canister, Ic, LowMemory};
 use crate::journal::Executed;
 use crate::mem::{Image, StableView};
 use crate::wasm::Code;
@@ -90,6 +90,8 @@ impl Ic {
             module_hash: code.hash.to_vec(),
         });
         canister.body.code = Some(code);
+        canister.low_memory = LowMemory::NotSatisfied;
+        self.watch_memory(id);
         self.record_change(id, install.caller, details);
         Ok(())
     }

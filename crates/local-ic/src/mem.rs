@@ -17,7 +17,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 pub const PAGE: usize = 4096;
 pub const WASM_PAGE: u64 = 65536;
@@ -66,6 +66,43 @@ pub struct Image {
     map: Arc<SharedMap>,
     capacity: u64,
     len: u64,
+    saved: Arc<Mutex<Saved>>,
+}
+
+/// The file that an image was saved to, and the pages that have changed since.
+#[derive(Default)]
+pub struct Saved {
+    pub file: Option<String>,
+    changed: PageSet,
+}
+
+impl Saved {
+    /// The changed pages, from now on counted as saved.
+    pub fn take_changed(&mut self) -> impl Iterator<Item = u64> + use<> {
+        std::mem::take(&mut self.changed).into_iter()
+    }
+}
+
+/// A bit for each page.
+#[derive(Default)]
+struct PageSet(Vec<u64>);
+
+impl PageSet {
+    fn insert(&mut self, page: u64) {
+        let word = (page / 64) as usize;
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (page % 64);
+    }
+
+    fn into_iter(self) -> impl Iterator<Item = u64> {
+        let pages = |(index, word): (usize, u64)| {
+            let first = index as u64 * 64;
+            (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| first + bit)
+        };
+        self.0.into_iter().enumerate().filter(|(_, word)| *word != 0).flat_map(pages)
+    }
 }
 
 impl Image {
@@ -92,7 +129,7 @@ impl Image {
             return Err(io::Error::last_os_error());
         }
         let map = Arc::new(SharedMap::new(&file, 0)?);
-        Ok(Image { file, map, capacity, len: 0 })
+        Ok(Image { file, map, capacity, len: 0, saved: Arc::default() })
     }
 
     pub fn len(&self) -> u64 {
@@ -103,7 +140,11 @@ impl Image {
         self.len == 0
     }
 
-    fn page(&self, number: u64) -> &[u8; PAGE] {
+    pub fn saved(&self) -> MutexGuard<'_, Saved> {
+        self.saved.lock().unwrap()
+    }
+
+    pub fn page(&self, number: u64) -> &[u8; PAGE] {
         const ZEROS: &[u8; PAGE] = &[0; PAGE];
         let start = number as usize * PAGE;
         if start as u64 >= self.len {
@@ -119,16 +160,31 @@ impl Image {
             let len = delta.len.next_power_of_two().clamp(1 << 24, self.capacity);
             self.map = Arc::new(SharedMap::new(&self.file, len as usize)?);
         }
+        let mut saved = self.saved.lock().unwrap();
         for (number, content) in &delta.pages {
             let start = *number as usize * PAGE;
             assert!(start + PAGE <= self.map.len, "a delta holds no page beyond its length");
+            saved.changed.insert(*number);
             // SAFETY: inside the map, as just checked; no reader exists during a commit.
             unsafe {
                 ptr::copy_nonoverlapping(content.as_ptr(), self.map.base.add(start), PAGE);
             }
         }
+        drop(saved);
         self.len = delta.len;
         Ok(())
+    }
+
+    /// The same content in a memory of its own.
+    pub fn copy(&self) -> io::Result<Image> {
+        let mut copy = Image::with_capacity(self.capacity)?;
+        copy.commit(Delta { len: self.len, pages: Pages::default() })?;
+        copy_data(
+            &File::from(self.file.try_clone()?),
+            &File::from(copy.file.try_clone()?),
+            self.len,
+        )?;
+        Ok(copy)
     }
 
     /// Everything, for `get_stable_memory`.
@@ -166,10 +222,9 @@ impl Image {
         to.sync_all()
     }
 
-    /// Reads what [`Image::save`] wrote into this empty memory.
-    pub fn load(mut self, path: &Path) -> io::Result<Image> {
+    /// Reads so much of what [`Image::save`] wrote into this empty memory.
+    pub fn load(mut self, path: &Path, len: u64) -> io::Result<Image> {
         let from = File::open(path)?;
-        let len = from.metadata()?.len();
         self.commit(Delta { len, pages: Pages::default() })?;
         let to = File::from(self.file.try_clone()?);
         copy_data(&from, &to, len)?;
@@ -526,7 +581,7 @@ mod tests {
         let path = dir.path().join("memory");
         let image = Image::stable_of(&vec![9; 100_000]).unwrap();
         image.save(&path).unwrap();
-        let back = Image::stable().unwrap().load(&path).unwrap();
+        let back = Image::stable().unwrap().load(&path, image.len()).unwrap();
         assert_eq!(back.len(), 131_072);
         assert!(back.to_vec() == image.to_vec());
     }

@@ -75,7 +75,7 @@ pub fn target(method: &str, arg: &[u8]) -> Result<Option<Principal>> {
     }
 }
 
-fn only_controllers(canister: &Canister, caller: Principal, method: &str) -> Result<()> {
+pub fn only_controllers(canister: &Canister, caller: Principal, method: &str) -> Result<()> {
     if canister.is_controller(caller) || canister.id == caller {
         return Ok(());
     }
@@ -100,7 +100,7 @@ fn unknown_method(method: &str) -> Reject {
 }
 
 fn unsupported(method: &str) -> bool {
-    const PREFIXES: [&str; 9] = [
+    const PREFIXES: [&str; 10] = [
         "ecdsa_",
         "schnorr_",
         "sign_with_",
@@ -110,8 +110,9 @@ fn unsupported(method: &str) -> bool {
         "subnet_",
         "rename_canister",
         "flexible_http",
+        "upload_canister_snapshot_",
     ];
-    method.contains("snapshot") || PREFIXES.iter().any(|p| method.starts_with(p))
+    PREFIXES.iter().any(|p| method.starts_with(p))
 }
 
 impl Ic {
@@ -132,7 +133,10 @@ impl Ic {
             | "delete_canister"
             | "upload_chunk"
             | "stored_chunks"
-            | "clear_chunk_store" => {
+            | "clear_chunk_store"
+            | "take_canister_snapshot"
+            | "load_canister_snapshot"
+            | "delete_canister_snapshot" => {
                 let canister = self.target_canister(call)?;
                 only_controllers(canister, call.sender, method)?;
                 Ok(Some(canister.id))
@@ -142,7 +146,11 @@ impl Ic {
                 may_see_status(canister, call.sender)?;
                 Ok(Some(canister.id))
             }
-            "fetch_canister_logs" | "canister_metadata" => Ok(Some(self.target_canister(call)?.id)),
+            "fetch_canister_logs"
+            | "canister_metadata"
+            | "list_canister_snapshots"
+            | "read_canister_snapshot_metadata"
+            | "read_canister_snapshot_data" => Ok(Some(self.target_canister(call)?.id)),
             _ => Err(unknown_method(method)),
         }
     }
@@ -188,6 +196,20 @@ impl Ic {
             "canister_info" => self.canister_info(decode(arg)?),
             "canister_metadata" => self.canister_metadata(caller, decode(arg)?),
             "fetch_canister_logs" => self.fetch_canister_logs(caller, decode(arg)?),
+            "take_canister_snapshot" => encode(self.take_snapshot(caller, decode(arg)?)?),
+            "load_canister_snapshot" => {
+                self.load_snapshot(caller, decode(arg)?)?;
+                nothing()
+            }
+            "list_canister_snapshots" => self.list_canister_snapshots(caller, decode(arg)?),
+            "delete_canister_snapshot" => {
+                self.delete_snapshot(caller, decode(arg)?)?;
+                nothing()
+            }
+            "read_canister_snapshot_metadata" => {
+                encode(self.read_snapshot_metadata(caller, decode(arg)?)?)
+            }
+            "read_canister_snapshot_data" => encode(self.read_snapshot_data(caller, decode(arg)?)?),
             "http_request" => {
                 let args = decode(arg)?;
                 self.start_outcall(call, args)?;
@@ -205,6 +227,7 @@ impl Ic {
             "fetch_canister_logs" => self.fetch_canister_logs(caller, decode(arg)?),
             "canister_status" => self.canister_status(caller, decode(arg)?),
             "canister_metadata" => self.canister_metadata(caller, decode(arg)?),
+            "list_canister_snapshots" => self.list_canister_snapshots(caller, decode(arg)?),
             method if unsupported(method) => Err(Reject::not_supported(method)),
             method => Err(Reject::new(
                 ErrorCode::CanisterMethodNotFound,
@@ -278,13 +301,14 @@ impl Ic {
             version: 0,
             certified_data: Vec::new(),
             timer: None,
+            low_memory: Default::default(),
             globals: None,
             callbacks: Default::default(),
             log: Log::default(),
             history: Vec::new(),
             changes: 0,
             charged_until: self.time,
-            chunks: Default::default(),
+            snapshots: Default::default(),
             body: Body::default(),
         };
         self.canisters.insert(id, canister);
@@ -353,8 +377,9 @@ impl Ic {
         only_controllers(store, caller, "install_chunked_code")?;
         let mut wasm = Vec::new();
         for ChunkHash { hash } in &args.chunk_hashes_list {
-            let chunk =
-                <[u8; 32]>::try_from(hash.as_slice()).ok().and_then(|hash| store.chunks.get(&hash));
+            let chunk = <[u8; 32]>::try_from(hash.as_slice())
+                .ok()
+                .and_then(|hash| store.body.chunks.get(&hash));
             let Some(chunk) = chunk else {
                 let why = format!(
                     "Error from Wasm chunk store: Chunk hash {} was not found",
@@ -388,18 +413,50 @@ impl Ic {
     }
 
     fn update_settings(&mut self, caller: Principal, args: UpdateSettingsArgs) -> Result<Done> {
-        let canister = self.canister_mut(args.canister_id)?;
+        let canister = self.canister(args.canister_id)?;
         only_controllers(canister, caller, "update_settings")?;
         let mut settings = canister.settings.clone();
         let changed = args.settings.controllers.clone();
         apply(&mut settings, args.settings)?;
+        self.check_allocations(canister, &settings)?;
+        let canister = self.canister_mut(args.canister_id)?;
         canister.settings = settings;
         canister.version += 1;
+        self.watch_memory(args.canister_id);
         if let Some(controllers) = changed {
             let details = ChangeDetails::ControllersChange(ControllersChangeRecord { controllers });
             self.record_change(args.canister_id, caller, details);
         }
         nothing()
+    }
+
+    /// A canister may not reserve what would freeze it.
+    fn check_allocations(&self, canister: &Canister, wanted: &Settings) -> Result<()> {
+        let (have, prices) = (&canister.settings, self.prices_of(canister.id));
+        let freezing = |occupied| prices.freezing(occupied, wanted.freezing_threshold);
+        let mut occupied = canister.occupied();
+        let check = |occupied, code, what: &str| {
+            let needed = freezing(occupied);
+            if needed <= canister.cycles {
+                return Ok(());
+            }
+            Err(Reject::new(
+                code,
+                format!(
+                    "Cannot increase {what} allocation due to insufficient cycles. At least {} additional cycles are required.",
+                    needed - canister.cycles
+                ),
+            ))
+        };
+        if wanted.compute_allocation > have.compute_allocation {
+            occupied.compute_percent = wanted.compute_allocation;
+            check(occupied, ErrorCode::InsufficientCyclesInComputeAllocation, "compute")?;
+        }
+        if wanted.memory_allocation > have.memory_allocation {
+            occupied.memory_allocation = wanted.memory_allocation;
+            check(occupied, ErrorCode::InsufficientCyclesInMemoryAllocation, "memory")?;
+        }
+        Ok(())
     }
 
     fn canister_status(&self, caller: Principal, args: CanisterIdRecord) -> Result<Done> {
@@ -483,7 +540,7 @@ impl Ic {
     fn upload_chunk(&mut self, caller: Principal, args: UploadChunkArgs) -> Result<Done> {
         let canister = self.canister_mut(args.canister_id)?;
         only_controllers(canister, caller, "upload_chunk")?;
-        let is_full = canister.chunks.len() >= CHUNKS_MAX;
+        let is_full = canister.body.chunks.len() >= CHUNKS_MAX;
         if args.chunk.len() > CHUNK_BYTES_MAX || is_full {
             return Err(Reject::new(
                 ErrorCode::CanisterRejectedMessage,
@@ -493,7 +550,7 @@ impl Ic {
             ));
         }
         let hash: [u8; 32] = Sha256::digest(&args.chunk).into();
-        canister.chunks.insert(hash, args.chunk);
+        canister.body.chunks.insert(hash, args.chunk);
         let hash = hash.to_vec();
         encode(ChunkHash { hash })
     }
@@ -501,14 +558,14 @@ impl Ic {
     fn stored_chunks(&self, caller: Principal, args: CanisterIdRecord) -> Result<Done> {
         let canister = self.canister(args.canister_id)?;
         only_controllers(canister, caller, "stored_chunks")?;
-        let chunks = canister.chunks.keys();
+        let chunks = canister.body.chunks.keys();
         encode(chunks.map(|hash| ChunkHash { hash: hash.to_vec() }).collect::<Vec<_>>())
     }
 
     fn clear_chunk_store(&mut self, caller: Principal, args: CanisterIdRecord) -> Result<Done> {
         let canister = self.canister_mut(args.canister_id)?;
         only_controllers(canister, caller, "clear_chunk_store")?;
-        canister.chunks.clear();
+        canister.body.chunks.clear();
         nothing()
     }
 
@@ -569,6 +626,10 @@ impl Ic {
         encode(FetchCanisterLogsResult { canister_log_records: records.collect() })
     }
 
+    fn list_canister_snapshots(&self, caller: Principal, args: CanisterIdRecord) -> Result<Done> {
+        encode(self.list_snapshots(caller, args.canister_id)?)
+    }
+
     /// Adds to the canister's history and makes it a new version.
     pub fn record_change(&mut self, id: Principal, by: Principal, details: ChangeDetails) {
         let origin = match self.canisters.get(&by) {
@@ -616,8 +677,8 @@ fn memory_metrics(canister: &Canister) -> MemoryMetrics {
         wasm_binary_size: code.map_or(0, |code| code.sent.len() as u64).into(),
         custom_sections_size: code.map_or(0, |code| code.custom_section_bytes as u64).into(),
         canister_history_size: 0u8.into(),
-        wasm_chunk_store_size: canister.chunk_bytes().into(),
-        snapshots_size: 0u8.into(),
+        wasm_chunk_store_size: canister.body.chunk_bytes().into(),
+        snapshots_size: canister.snapshots.bytes().into(),
         log_memory_store_size: (canister.log.bytes() as u64).into(),
     }
 }

@@ -1,27 +1,35 @@
 //! Instances on disk.
 //!
-//! A state directory holds `local-ic.json`, which names the current checkpoint directory, and that
-//! directory: `state.json` with everything that is plain data, and for each canister its heap,
-//! stable memory, module and chunks as files. A checkpoint is complete before `local-ic.json`
-//! names it, so a crash while saving leaves the one before.
+//! A state directory holds
+//!
+//! * `local-ic.json`, which names the current state directory, `state-<n>`;
+//! * `state-<n>/state.json`, everything that is plain data, and `state-<n>/pages`, the memory pages
+//!   that have changed since the state before;
+//! * `memory/`, a sparse file for each heap and stable memory, and `blobs/`, modules and chunks
+//!   under their hashes.
+//!
+//! So saving again costs what has changed, not what there is. A state is complete before
+//! `local-ic.json` names it; only then do its pages go into the files of `memory/`, and reading a
+//! state writes them there again. Wherever a process is killed, one of two whole states is found.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use candid::Principal;
 use serde::{Deserialize, Serialize};
 
-use crate::ic::{CallContext, Canister, Ic, Ingress, IngressHistory, Message, MessageId};
-use crate::mem::Image;
+use crate::ic::{Body, CallContext, Canister, Ic, Ingress, IngressHistory, Message, MessageId};
+use crate::mem::{Image, PAGE};
 use crate::outcalls::Outcall;
 use crate::topology::{SubnetPlan, Subnets};
 use crate::wasm::{Hash, Runner};
 
 const POINTER: &str = "local-ic.json";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct Pointer {
@@ -49,8 +57,8 @@ struct Saving<'a> {
 #[derive(Serialize)]
 struct SavingCanister<'a> {
     canister: &'a Canister,
-    has_module: bool,
-    chunks: Vec<&'a Hash>,
+    body: BodyFiles,
+    snapshots: Vec<(u64, BodyFiles)>,
 }
 
 #[derive(Deserialize)]
@@ -70,8 +78,23 @@ struct Saved {
 #[derive(Deserialize)]
 struct SavedCanister {
     canister: Canister,
-    has_module: bool,
+    body: BodyFiles,
+    snapshots: Vec<(u64, BodyFiles)>,
+}
+
+/// Where the parts of a [`Body`] are.
+#[derive(Serialize, Deserialize)]
+struct BodyFiles {
+    heap: MemoryFile,
+    stable: MemoryFile,
+    module: Option<Hash>,
     chunks: Vec<Hash>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct MemoryFile {
+    name: String,
+    len: u64,
 }
 
 /// Whether there is a state to load; an error if there is somebody else's.
@@ -85,66 +108,203 @@ pub fn exists(dir: &Path) -> Result<bool> {
     Ok(dir.join(POINTER).exists())
 }
 
+/// Brings the directory up to date; it is always the same one for the same instance.
 pub fn save(ic: &Ic, dir: &Path) -> Result<()> {
-    let before = read_pointer(dir).ok();
-    let number = before
-        .as_ref()
-        .and_then(|pointer| pointer.checkpoint.strip_prefix("checkpoint-")?.parse().ok())
-        .unwrap_or(0u64);
-    let checkpoint = format!("checkpoint-{}", number + 1);
-    let to = dir.join(&checkpoint);
-    fs::remove_dir_all(&to).ok(); // Left behind by a crash.
-    fs::create_dir_all(&to).with_context(|| format!("cannot create {}", to.display()))?;
+    let number = read_pointer(dir).ok().and_then(|pointer| number_of(&pointer.checkpoint));
+    let mut writer = Writer::new(dir, number.unwrap_or(0) + 1)?;
+    writer.write(ic).inspect_err(|_| forget_saved(ic))?;
+    writer.clean()
+}
+
+fn number_of(checkpoint: &str) -> Option<u64> {
+    checkpoint.strip_prefix("state-")?.parse().ok()
+}
+
+/// After a failure nobody knows which pages are on disk, so all of them are written next time.
+fn forget_saved(ic: &Ic) {
     for canister in ic.canisters.values() {
-        save_body(canister, &to)?;
+        let snapshots = canister.snapshots.all.values().map(|snapshot| &snapshot.body);
+        for body in snapshots.chain([&canister.body]) {
+            body.heap.saved().file = None;
+            body.stable.saved().file = None;
+        }
     }
-    write_json(&to.join("state.json"), &saving(ic))?;
-    let pointer = Pointer { format: FORMAT, checkpoint };
-    write_json(&dir.join(POINTER), &pointer)?;
-    if let Some(before) = before {
-        fs::remove_dir_all(dir.join(before.checkpoint)).ok();
+}
+
+/// Writes one state.
+struct Writer<'a> {
+    dir: &'a Path,
+    checkpoint: String,
+    pages: BufWriter<File>,
+    /// Files that this state refers to.
+    memories: HashSet<String>,
+    blobs: HashSet<String>,
+}
+
+impl Writer<'_> {
+    fn new(dir: &Path, number: u64) -> Result<Writer<'_>> {
+        let checkpoint = format!("state-{number}");
+        let to = dir.join(&checkpoint);
+        fs::remove_dir_all(&to).ok(); // Left behind by a crash.
+        for needed in [&to, &dir.join("memory"), &dir.join("blobs")] {
+            fs::create_dir_all(needed)
+                .with_context(|| format!("cannot create {}", needed.display()))?;
+        }
+        let pages = BufWriter::new(File::create(to.join("pages"))?);
+        Ok(Writer { dir, checkpoint, pages, memories: HashSet::new(), blobs: HashSet::new() })
+    }
+
+    fn write(&mut self, ic: &Ic) -> Result<()> {
+        let mut canisters = Vec::new();
+        for canister in ic.canisters.values() {
+            let mut snapshots = Vec::new();
+            for (number, snapshot) in &canister.snapshots.all {
+                snapshots.push((*number, self.body(&snapshot.body)?));
+            }
+            canisters.push(SavingCanister {
+                canister,
+                body: self.body(&canister.body)?,
+                snapshots,
+            });
+        }
+        self.pages.flush()?;
+        self.pages.get_ref().sync_all()?;
+        let state = Saving {
+            plans: ic.subnets.plans(),
+            time: ic.time,
+            next_number: ic.next_number,
+            random: ic.random,
+            canisters,
+            queue: &ic.queue,
+            ingress: ic.ingress.worth_saving(),
+            contexts: ic.contexts.iter().collect(),
+            outcalls: ic.outcalls.iter().collect(),
+            compiled: &ic.compiled,
+        };
+        write_json(&self.dir.join(&self.checkpoint).join("state.json"), &state)?;
+        let pointer = Pointer { format: FORMAT, checkpoint: self.checkpoint.clone() };
+        write_json(&self.dir.join(POINTER), &pointer)?;
+        apply_pages(self.dir, &self.checkpoint)
+    }
+
+    fn body(&mut self, body: &Body) -> Result<BodyFiles> {
+        let heap = self.memory(&body.heap)?;
+        let stable = self.memory(&body.stable)?;
+        let module = body.code.as_ref().map(|code| code.hash);
+        if let Some(code) = &body.code {
+            self.blob(&code.hash, &code.sent)?;
+        }
+        for (hash, chunk) in &body.chunks {
+            self.blob(hash, chunk)?;
+        }
+        let chunks = body.chunks.keys().copied().collect();
+        Ok(BodyFiles { heap, stable, module, chunks })
+    }
+
+    /// A memory seen for the first time gets a file of its own, the others give their new pages.
+    fn memory(&mut self, image: &Image) -> Result<MemoryFile> {
+        let mut saved = image.saved();
+        let changed = saved.take_changed();
+        let name = match &saved.file {
+            Some(name) => {
+                for page in changed {
+                    write_page(&mut self.pages, name, page, image.page(page))?;
+                }
+                name.clone()
+            }
+            None => {
+                let name = format!("{}-{}", self.checkpoint, self.memories.len());
+                image.save(&self.dir.join("memory").join(&name))?;
+                name
+            }
+        };
+        saved.file = Some(name.clone());
+        self.memories.insert(name.clone());
+        Ok(MemoryFile { name, len: image.len() })
+    }
+
+    fn blob(&mut self, hash: &Hash, content: &[u8]) -> Result<()> {
+        let name = hex::encode(hash);
+        let path = self.dir.join("blobs").join(&name);
+        if self.blobs.insert(name) && !path.exists() {
+            let part = path.with_extension("part");
+            let mut file = File::create(&part)?;
+            file.write_all(content)?;
+            file.sync_all()?;
+            fs::rename(&part, &path)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what no state refers to any more.
+    fn clean(&self) -> Result<()> {
+        let keep = HashSet::from([self.checkpoint.clone()]);
+        let states = |name: &str| name.starts_with("state-") || name.starts_with("checkpoint-");
+        remove_others(self.dir, &keep, states)?;
+        remove_others(&self.dir.join("memory"), &self.memories, |_| true)?;
+        remove_others(&self.dir.join("blobs"), &self.blobs, |_| true)
+    }
+}
+
+fn remove_others(dir: &Path, keep: &HashSet<String>, is_ours: impl Fn(&str) -> bool) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !is_ours(&name) || keep.contains(&*name) {
+            continue;
+        }
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
     }
     Ok(())
 }
 
-fn saving(ic: &Ic) -> Saving<'_> {
-    let canister = |canister| SavingCanister {
-        canister,
-        has_module: canister.body.code.is_some(),
-        chunks: canister.chunks.keys().collect(),
-    };
-    Saving {
-        plans: ic.subnets.plans(),
-        time: ic.time,
-        next_number: ic.next_number,
-        random: ic.random,
-        canisters: ic.canisters.values().map(canister).collect(),
-        queue: &ic.queue,
-        ingress: ic.ingress.messages.iter().collect(),
-        contexts: ic.contexts.iter().collect(),
-        outcalls: ic.outcalls.iter().collect(),
-        compiled: &ic.compiled,
-    }
+/// A page in `pages`: length and bytes of its file's name, its number, its content.
+fn write_page(to: &mut impl Write, file: &str, number: u64, content: &[u8]) -> io::Result<()> {
+    to.write_all(&[file.len() as u8])?;
+    to.write_all(file.as_bytes())?;
+    to.write_all(&number.to_le_bytes())?;
+    to.write_all(content)
 }
 
-fn save_body(canister: &Canister, dir: &Path) -> Result<()> {
-    let path = |kind: &str| dir.join(format!("{}.{kind}", canister.id));
-    canister.body.heap.save(&path("heap"))?;
-    canister.body.stable.save(&path("stable"))?;
-    if let Some(code) = &canister.body.code {
-        fs::write(path("wasm"), &code.sent)?;
+/// Writes the pages of a state into the files of `memory/`; doing it again changes nothing.
+fn apply_pages(dir: &Path, checkpoint: &str) -> Result<()> {
+    let mut from = BufReader::new(File::open(dir.join(checkpoint).join("pages"))?);
+    let mut files: HashMap<String, File> = HashMap::new();
+    let mut content = [0; PAGE];
+    while let Some((name, number)) = read_page(&mut from, &mut content)? {
+        if !files.contains_key(&name) {
+            let path = dir.join("memory").join(&name);
+            files.insert(name.clone(), File::options().write(true).open(path)?);
+        }
+        files[&name].write_all_at(&content, number * PAGE as u64)?;
     }
-    for (hash, chunk) in &canister.chunks {
-        fs::write(path(&format!("chunk-{}", hex::encode(hash))), chunk)?;
+    files.values().try_for_each(|file| Ok(file.sync_data()?))
+}
+
+fn read_page(from: &mut impl Read, content: &mut [u8]) -> io::Result<Option<(String, u64)>> {
+    let mut len = [0];
+    if from.read(&mut len)? == 0 {
+        return Ok(None);
     }
-    Ok(())
+    let mut name = vec![0; len[0] as usize];
+    let mut number = [0; 8];
+    from.read_exact(&mut name)?;
+    from.read_exact(&mut number)?;
+    from.read_exact(content)?;
+    let name = String::from_utf8(name).map_err(io::Error::other)?;
+    Ok(Some((name, u64::from_le_bytes(number))))
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let part = path.with_extension("json.part");
-    let file = fs::File::create(&part)?;
-    serde_json::to_writer(std::io::BufWriter::new(&file), value)?;
-    file.sync_all()?;
+    let mut file = BufWriter::new(File::create(&part)?);
+    serde_json::to_writer(&mut file, value)?;
+    file.flush()?;
+    file.get_ref().sync_all()?;
     fs::rename(&part, path)?;
     Ok(())
 }
@@ -160,13 +320,18 @@ pub fn load(runner: Arc<Runner>, dir: &Path, wanted: Vec<SubnetPlan>) -> Result<
     if pointer.format != FORMAT {
         bail!("the state has format {}, expected {FORMAT}", pointer.format);
     }
-    let from = dir.join(pointer.checkpoint);
-    let file = fs::File::open(from.join("state.json"))?;
-    let saved: Saved = serde_json::from_reader(std::io::BufReader::new(file))?;
+    apply_pages(dir, &pointer.checkpoint)?;
+    let file = File::open(dir.join(pointer.checkpoint).join("state.json"))?;
+    let saved: Saved = serde_json::from_reader(BufReader::new(file))?;
     let subnets = Subnets::new(with_missing(saved.plans, wanted));
     let mut ic = Ic::new(runner, subnets, saved.time);
     for saved in saved.canisters {
-        let canister = load_body(&ic, saved, &from)?;
+        let mut canister = saved.canister;
+        canister.body = load_body(&ic.runner, saved.body, dir)?;
+        for (number, files) in saved.snapshots {
+            let snapshot = canister.snapshots.all.get_mut(&number);
+            snapshot.context("a snapshot is missing")?.body = load_body(&ic.runner, files, dir)?;
+        }
         ic.canisters.insert(canister.id, canister);
     }
     ic.next_number = saved.next_number;
@@ -192,19 +357,26 @@ fn with_missing(mut have: Vec<SubnetPlan>, wanted: Vec<SubnetPlan>) -> Vec<Subne
     have
 }
 
-fn load_body(ic: &Ic, saved: SavedCanister, dir: &Path) -> Result<Canister> {
-    let mut canister = saved.canister;
-    let id: Principal = canister.id;
-    let path = |kind: &str| -> PathBuf { dir.join(format!("{id}.{kind}")) };
-    canister.body.heap = Image::heap()?.load(&path("heap"))?;
-    canister.body.stable = Image::stable()?.load(&path("stable"))?;
-    if saved.has_module {
-        let code = ic.runner.code(&fs::read(path("wasm"))?);
-        canister.body.code = Some(code.map_err(anyhow::Error::msg)?);
+fn load_body(runner: &Runner, files: BodyFiles, dir: &Path) -> Result<Body> {
+    let blob = |hash: &Hash| fs::read(dir.join("blobs").join(hex::encode(hash)));
+    let mut body = Body {
+        heap: load_memory(Image::heap()?, files.heap, dir)?,
+        stable: load_memory(Image::stable()?, files.stable, dir)?,
+        ..Default::default()
+    };
+    if let Some(hash) = files.module {
+        body.code = Some(runner.code(&blob(&hash)?).map_err(anyhow::Error::msg)?);
     }
-    for hash in saved.chunks {
-        let chunk = fs::read(path(&format!("chunk-{}", hex::encode(hash))))?;
-        canister.chunks.insert(hash, chunk);
+    for hash in files.chunks {
+        body.chunks.insert(hash, blob(&hash)?);
     }
-    Ok(canister)
+    Ok(body)
+}
+
+fn load_memory(empty: Image, file: MemoryFile, dir: &Path) -> Result<Image> {
+    let path = dir.join("memory").join(&file.name);
+    let image =
+        empty.load(&path, file.len).with_context(|| format!("cannot read {}", path.display()))?;
+    image.saved().file = Some(file.name);
+    Ok(image)
 }

@@ -38,6 +38,7 @@ const ANSWER: u16 = U | RQ | NRQ | CQ | RY | RT | CRY | CRT;
 const CALL: u16 = U | CQ | RY | RT | CRY | CRT | T;
 const SPEND: u16 = U | RY | RT | T;
 const KEY: u16 = I | G | U | RQ | RY | RT | C | T;
+const CALLED: u16 = U | RQ | NRQ | CQ | RY | RT | CRY | CRT | C | CC | F;
 
 /// Sending a byte out of the canister costs fifty times what copying it does.
 const BYTE_SENT: u64 = 50;
@@ -97,15 +98,15 @@ impl Api {
             copy_out(heap, dst, host.incoming.caller().as_slice(), offset, size, "msg_caller_copy")
         });
         // No sender has certified information about itself here.
-        ic0!(self, ALL, 500, fn msg_caller_info_data_size(_c) -> u32 { Ok(0) });
-        ic0!(self, ALL, 500, fn msg_caller_info_data_copy(c, dst: u32, offset: u32, size: u32) {
+        ic0!(self, CALLED, 500, fn msg_caller_info_data_size(_c) -> u32 { Ok(0) });
+        ic0!(self, CALLED, 500, fn msg_caller_info_data_copy(c, dst: u32, offset: u32, size: u32) {
             copy_out(parts(c).0, dst, &[], offset, size, "msg_caller_info_data_copy")
         });
-        ic0!(self, ALL, 500, fn msg_caller_info_signer_size(_c) -> u32 { Ok(0) });
-        ic0!(self, ALL, 500, fn msg_caller_info_signer_copy(c, dst: u32, offset: u32, size: u32) {
+        ic0!(self, CALLED, 500, fn msg_caller_info_signer_size(_c) -> u32 { Ok(0) });
+        ic0!(self, CALLED, 500, fn msg_caller_info_signer_copy(c, dst: u32, offset: u32, size: u32) {
             copy_out(parts(c).0, dst, &[], offset, size, "msg_caller_info_signer_copy")
         });
-        ic0!(self, RY | RT | CRY | CRT, 500, fn msg_reject_code(c) -> u32 {
+        ic0!(self, RY | RT | CRY | CRT | C, 500, fn msg_reject_code(c) -> u32 {
             Ok(c.data().incoming.reject.as_ref().map_or(0, |(code, _)| *code))
         });
         ic0!(self, RT | CRT, 500, fn msg_reject_msg_size(c) -> u32 {
@@ -136,8 +137,8 @@ impl Api {
             charge(c, size as u64 * BYTE_SENT)?;
             let (heap, host) = parts(c);
             not_answered(host, "msg_reject")?;
-            let text = slice(heap, src, size, "msg_reject")?;
-            host.answer = Some(Answer::Reject(String::from_utf8_lossy(text).into_owned()));
+            let text = text(heap, src, size, "msg_reject")?;
+            host.answer = Some(Answer::Reject(text));
             Ok(())
         });
         ic0!(self, F, 500, fn msg_method_name_size(c) -> u32 { Ok(c.data().incoming.method.len() as u32) });
@@ -238,9 +239,7 @@ impl Api {
             let (heap, host) = parts(c);
             drop_call(host); // One that was never performed is forgotten.
             let callee = slice(heap, callee, callee_size, "call_new")?.to_vec();
-            let name = slice(heap, name, name_size, "call_new")?;
-            let method = String::from_utf8(name.to_vec())
-                .map_err(|_| Fault::ContractViolation("ic0.call_new: the method name is not UTF-8".to_owned()))?;
+            let method = text(heap, name, name_size, "call_new")?;
             host.call_under_construction = Some(OutCall {
                 callee,
                 method,
@@ -288,7 +287,7 @@ impl Api {
     fn stable64(&mut self) -> Result<()> {
         ic0!(self, ALL | S, 0, fn stable64_size(c) -> u64 { Ok(c.data().stable.len() / WASM_PAGE) });
         ic0!(self, ALL | S, 100, fn stable64_grow(c, pages: u64) -> u64 {
-            Ok(stable_grow(c.data_mut(), pages, STABLE_BYTES_MAX).unwrap_or(u64::MAX))
+            Ok(stable_grow(c.data_mut(), pages, STABLE_BYTES_MAX)?.unwrap_or(u64::MAX))
         });
         ic0!(self, ALL | S, 20, fn stable64_read(c, dst: u64, offset: u64, size: u64) { stable_read(c, dst, offset, size) });
         ic0!(self, ALL | S, 20, fn stable64_write(c, offset: u64, src: u64, size: u64) { stable_write(c, offset, src, size) });
@@ -302,7 +301,8 @@ impl Api {
         });
         ic0!(self, ALL | S, 100, fn stable_grow(c, pages: u32) -> u32 {
             small(c)?;
-            Ok(stable_grow(c.data_mut(), pages as u64, 4 << 30).map_or(u32::MAX, |before| before as u32))
+            let before = stable_grow(c.data_mut(), pages as u64, 4 << 30)?;
+            Ok(before.map_or(u32::MAX, |before| before as u32))
         });
         ic0!(self, ALL | S, 20, fn stable_read(c, dst: u32, offset: u32, size: u32) {
             small(c)?;
@@ -364,10 +364,16 @@ impl Api {
             let cost = c.data().env.prices.http_request(size as u64, crate::cycles::MESSAGE_BYTES_MAX);
             put128(c, dst, cost, "cost_http_request_v2")
         });
-        // There are no threshold keys here, so every key name is unknown.
-        ic0!(self, ALL | S, 500, fn cost_sign_with_ecdsa(_c, _src: u32, _size: u32, _curve: u32, _dst: u32) -> u32 { Ok(UNKNOWN_KEY) });
-        ic0!(self, ALL | S, 500, fn cost_sign_with_schnorr(_c, _src: u32, _size: u32, _algorithm: u32, _dst: u32) -> u32 { Ok(UNKNOWN_KEY) });
-        ic0!(self, ALL | S, 500, fn cost_vetkd_derive_key(_c, _src: u32, _size: u32, _curve: u32, _dst: u32) -> u32 { Ok(UNKNOWN_KEY) });
+        // There are no threshold keys here, so no key name is known.
+        ic0!(self, ALL | S, 500, fn cost_sign_with_ecdsa(c, src: u32, size: u32, curve: u32, _dst: u32) -> u32 {
+            no_key(c, src, size, curve, ECDSA_CURVES, "cost_sign_with_ecdsa")
+        });
+        ic0!(self, ALL | S, 500, fn cost_sign_with_schnorr(c, src: u32, size: u32, algorithm: u32, _dst: u32) -> u32 {
+            no_key(c, src, size, algorithm, SCHNORR_ALGORITHMS, "cost_sign_with_schnorr")
+        });
+        ic0!(self, ALL | S, 500, fn cost_vetkd_derive_key(c, src: u32, size: u32, curve: u32, _dst: u32) -> u32 {
+            no_key(c, src, size, curve, VETKD_CURVES, "cost_vetkd_derive_key")
+        });
         Ok(())
     }
 
@@ -401,7 +407,7 @@ impl Api {
 
     fn diagnostics(&mut self) -> Result<()> {
         ic0!(self, ALL | S, 200, fn performance_counter(c, kind: u32) -> u64 {
-            let spent = c.data().instruction_limit - c.get_fuel()?;
+            let spent = c.data().instruction_limit + 1 - c.get_fuel()?;
             match kind {
                 0 => Ok(spent),
                 1 => Ok(spent + c.data().incoming.context_instructions),
@@ -428,7 +434,9 @@ impl Api {
     }
 }
 
-const UNKNOWN_KEY: u32 = 2;
+const ECDSA_CURVES: u32 = 1;
+const SCHNORR_ALGORITHMS: u32 = 2;
+const VETKD_CURVES: u32 = 1;
 const CALL_BYTES_MAX: usize = 10 << 20;
 const REPLY_BYTES_MAX: usize = 2 << 20;
 const QUERY_REPLY_BYTES_MAX: usize = 3 << 20;
@@ -444,7 +452,8 @@ fn enter(c: &mut Call<'_>, name: &str, allowed: u16, cost: u64) -> Result<()> {
 
 fn charge(c: &mut Call<'_>, instructions: u64) -> Result<()> {
     let fuel = c.get_fuel()?;
-    let Some(rest) = fuel.checked_sub(instructions) else {
+    // The last one is not there to be spent, see `Runner::run`.
+    let Some(rest) = fuel.checked_sub(instructions).filter(|rest| *rest > 0) else {
         c.set_fuel(0)?;
         return Err(Fault::InstructionLimit(c.data().instruction_limit).into());
     };
@@ -479,6 +488,13 @@ fn slice<'a>(heap: &'a [u8], start: u32, size: u32, api: &str) -> Result<&'a [u8
             "ic0.{api} heap: src={start} + length={size} exceeds the slice size={}",
             heap.len()
         )),
+    }
+}
+
+fn text(heap: &[u8], start: u32, size: u32, api: &str) -> Result<String> {
+    match std::str::from_utf8(slice(heap, start, size, api)?) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(e) => violation(&format!("ic0.{api}: not valid UTF-8: {e}")),
     }
 }
 
@@ -604,14 +620,15 @@ fn small(c: &Call<'_>) -> Result<()> {
     Ok(())
 }
 
-fn stable_grow(host: &mut Host, pages: u64, bytes_max: u64) -> Option<u64> {
+/// The size before, or nothing if there is no room; a fault if the canister cannot pay for it.
+fn stable_grow(host: &mut Host, pages: u64, bytes_max: u64) -> Result<Option<u64>> {
     let before = host.stable.len() / WASM_PAGE;
-    let after = before.checked_add(pages)?;
-    if after > bytes_max / WASM_PAGE {
-        return None;
+    if before.saturating_add(pages) > bytes_max / WASM_PAGE {
+        return Ok(None);
     }
+    host.occupy(pages * WASM_PAGE)?;
     host.stable.grow(pages * WASM_PAGE);
-    Some(before)
+    Ok(Some(before))
 }
 
 fn stable_range(host: &Host, offset: u64, size: u64) -> Result<()> {
@@ -668,6 +685,21 @@ fn variable_named<'a>(host: &'a Host, name: &[u8]) -> Result<&'a str> {
         Some((_, value)) => Ok(value),
         None => violation("ic0.env_var_value_size: Variable name not found."),
     }
+}
+
+/// What the price of a signature is answered with: an unknown curve, or else an unknown key.
+fn no_key(
+    c: &mut Call<'_>,
+    src: u32,
+    size: u32,
+    curve: u32,
+    curves: u32,
+    api: &str,
+) -> Result<u32> {
+    const UNKNOWN_CURVE: u32 = 1;
+    const UNKNOWN_KEY: u32 = 2;
+    text(parts(c).0, src, size, api)?;
+    Ok(if curve < curves { UNKNOWN_KEY } else { UNKNOWN_CURVE })
 }
 
 /// Function names, innermost first; empty when the module has no name section.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use wasmtime::{Memory, ResourceLimiter};
 
 use crate::cert::DataCertificate;
-use crate::cycles::Prices;
+use crate::cycles::{Occupied, Prices};
 use crate::errors::Fault;
 use crate::mem::StableView;
 
@@ -59,6 +59,12 @@ impl Mode {
         }
     }
 
+    /// Callbacks, tasks and `canister_pre_upgrade` may exceed the canister's own limit of its heap:
+    /// they must not fail because of it.
+    fn has_heap_limit(self) -> bool {
+        matches!(self, Mode::Start | Mode::Init | Mode::Update)
+    }
+
     /// Whether the outcome is agreed on by a subnet, rather than computed by one node.
     pub fn is_replicated(self) -> bool {
         let alone = Mode::Query.bit()
@@ -83,12 +89,14 @@ pub struct Env {
     pub controllers: Arc<Vec<Principal>>,
     pub variables: Arc<Vec<(String, String)>>,
     pub cycles: u128,
-    /// Below this balance nothing may be spent.
-    pub freezing_cycles: u128,
+    /// What the canister takes up, and for how long it must be able to pay for that.
+    pub occupied: Occupied,
+    pub freezing_seconds: u64,
     pub root_key: Arc<Vec<u8>>,
     pub prices: Prices,
     pub timer: Option<u64>,
     pub certificate: Option<Arc<DataCertificate>>,
+    /// The canister's own limit, see [`Mode::has_heap_limit`].
     pub heap_bytes_max: u64,
     pub log_bytes_max: usize,
 }
@@ -159,6 +167,8 @@ pub struct Host {
     pub logs: Vec<Vec<u8>>,
     pub log_bytes: usize,
     pub memory_grows: u64,
+    /// With what this execution has added.
+    occupied: Occupied,
 }
 
 impl Host {
@@ -166,6 +176,7 @@ impl Host {
         Host {
             mode,
             cycles: env.cycles,
+            occupied: env.occupied,
             env,
             incoming,
             memory: None,
@@ -187,7 +198,22 @@ impl Host {
     }
 
     pub fn cycles_liquid(&self) -> u128 {
-        self.cycles.saturating_sub(self.env.freezing_cycles)
+        self.cycles.saturating_sub(self.freezing_cycles())
+    }
+
+    /// Below this balance nothing may be spent.
+    fn freezing_cycles(&self) -> u128 {
+        self.env.prices.freezing(self.occupied, self.env.freezing_seconds)
+    }
+
+    /// Takes up more memory, unless keeping it would leave the canister frozen.
+    pub fn occupy(&mut self, bytes: u64) -> Result<(), Fault> {
+        self.occupied.memory_bytes += bytes;
+        let needed = self.freezing_cycles();
+        if self.mode.is_replicated() && bytes > 0 && needed > self.cycles {
+            return Err(Fault::MemoryUnaffordable { bytes, missing: needed - self.cycles });
+        }
+        Ok(())
     }
 
     pub fn is_answered(&self) -> bool {
@@ -215,11 +241,12 @@ impl ResourceLimiter for Host {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
-        if desired as u64 > self.env.heap_bytes_max {
+        if self.mode.has_heap_limit() && desired as u64 > self.env.heap_bytes_max {
             let fault =
                 Fault::WasmMemoryLimit { bytes: desired as u64, limit: self.env.heap_bytes_max };
             return Err(wasmtime::Error::new(fault));
         }
+        self.occupy((desired - current) as u64).map_err(wasmtime::Error::new)?;
         Ok(true)
     }
 

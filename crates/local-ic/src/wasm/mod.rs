@@ -25,6 +25,9 @@ const WASM_STACK_BYTES: usize = 5 << 20;
 /// Threads that run wasm need room for that stack and for ours.
 pub const THREAD_STACK_BYTES: usize = 16 << 20;
 
+/// With more modules in memory, those that no canister runs are forgotten.
+const MODULES_MAX: usize = 64;
+
 pub type Hash = [u8; 32];
 type Compiled = Arc<OnceLock<Result<Arc<Code>, String>>>;
 
@@ -77,7 +80,13 @@ impl Runner {
     /// The code of a module as it was sent, compiled now if this process has not seen it.
     pub fn code(&self, sent: &[u8]) -> Result<Arc<Code>, String> {
         let hash: Hash = Sha256::digest(sent).into();
-        let slot = Arc::clone(self.compiled.lock().unwrap().entry(hash).or_default());
+        let slot = {
+            let mut compiled = self.compiled.lock().unwrap();
+            if compiled.len() >= MODULES_MAX {
+                compiled.retain(|_, slot| is_in_use(slot));
+            }
+            Arc::clone(compiled.entry(hash).or_default())
+        };
         // The map is not locked meanwhile: other modules compile in parallel, this one once.
         slot.get_or_init(|| self.compile(hash, sent).map(Arc::new)).clone()
     }
@@ -124,13 +133,21 @@ impl Runner {
     }
 }
 
+/// Some canister runs it, or it is being compiled.
+fn is_in_use(slot: &Compiled) -> bool {
+    match slot.get() {
+        Some(Ok(code)) => Arc::strong_count(code) > 1,
+        Some(Err(_)) => false,
+        None => true,
+    }
+}
+
 fn config() -> Config {
     let mut config = Config::new();
     config
         .consume_fuel(true)
         .operator_cost(costs::operator_costs())
         .max_wasm_stack(WASM_STACK_BYTES)
-        .async_stack_size(2 * WASM_STACK_BYTES) // Never used, but must not be the smaller one.
         // Nothing here is async, but wasmtime refuses a greater stack than this one.
         .async_stack_size(THREAD_STACK_BYTES)
         .memory_reservation(HEAP_BYTES_MAX)

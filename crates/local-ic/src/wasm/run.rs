@@ -142,23 +142,24 @@ impl Runner {
         let host = Host::new(mode, env, incoming, stable, limit);
         let mut store = Store::new(&self.engine, host);
         store.limiter(|host| host);
-        store.set_fuel(limit).expect("fuel is enabled");
+        // One more than may be spent: that it is gone tells that the limit was passed, also by
+        // instructions after the last check.
+        store.set_fuel(limit + 1).expect("fuel is enabled");
 
         let image = heap.image.clone();
         let result = start(code, &mut store, heap, globals)
             .and_then(|instance| call(code, &mut store, instance, entry).map(|()| instance))
             .map_err(|error| fault_of(&error, store.data()));
-        let mut instructions = limit - store.get_fuel().expect("fuel is enabled")
+        let mut instructions = limit + 1 - store.get_fuel().expect("fuel is enabled")
             + store.data().memory_grows * MEMORY_GROW_REST;
         let result = result.and_then(|instance| {
-            if !keep {
-                return Ok(None);
-            }
-            let heap = self.heap_delta(&store, image);
-            instructions += heap.delta.pages.len() as u64 * DIRTY_PAGE;
+            let heap = keep.then(|| self.heap_delta(&store, image));
+            instructions +=
+                heap.as_ref().map_or(0, |heap| heap.delta.pages.len()) as u64 * DIRTY_PAGE;
             if instructions > limit {
                 return Err(Fault::InstructionLimit(limit));
             }
+            let Some(heap) = heap else { return Ok(None) };
             let globals = Some(read_globals(code, &mut store, instance));
             let stable = store.data().stable.clone();
             Ok(Some(Machine { heap, stable, globals }))
@@ -291,7 +292,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cycles::Prices;
+    use crate::cycles::{Occupied, Prices};
     use crate::mem::WASM_PAGE;
     use crate::wasm::Code;
 
@@ -421,7 +422,8 @@ mod tests {
             controllers: Arc::default(),
             variables: Arc::default(),
             cycles: 0,
-            freezing_cycles: 0,
+            occupied: Occupied { memory_bytes: 0, memory_allocation: 0, compute_percent: 0 },
+            freezing_seconds: 0,
             root_key: Arc::default(),
             prices: Prices { nodes: 13, is_free: false },
             timer: None,

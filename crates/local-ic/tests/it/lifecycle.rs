@@ -222,9 +222,11 @@ fn an_answer_belongs_to_its_sender() {
 
 #[test]
 fn what_is_not_supported_says_so() {
-    let (pic, canister) = with_canister();
-    let refused = pic.take_canister_snapshot(canister, None, None).unwrap_err();
-    assert!(refused.reject_message.contains("not supported by local-ic"));
+    let pic = builder().build();
+    for method in ["sign_with_ecdsa", "vetkd_derive_key", "bitcoin_get_balance"] {
+        let refused = update(&pic, Principal::management_canister(), method, &[]).unwrap_err();
+        assert!(refused.reject_message.contains("not supported by local-ic"), "{method}");
+    }
 }
 
 #[test]

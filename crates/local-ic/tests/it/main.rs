@@ -5,6 +5,12 @@
 mod agent;
 mod calls;
 mod execution;
+mod lab;
 mod lifecycle;
+mod metering;
 mod process;
+mod rollback;
+mod settings;
+mod snapshots;
 mod support;
+mod system_api;
