@@ -4,31 +4,37 @@
 //! has exactly the index entries that [`index::keys_of`] gives. An address leads to the version held.
 //! Tombstones outlive the events that they name.
 
-use std::{borrow::Cow, convert::Infallible};
+use std::{borrow::Cow, convert::Infallible, rc::Rc};
 
 use event::{
     Address, Event, EventId, Packed, PublicKey, Timestamp,
     rules::{Effects, Held, Holdings, Removal},
 };
-use ic_stable_structures::StableBTreeMap;
 use index::{Index, Key, Seq, Source, address_digest, keys_of, tombstone};
+use tree::{Pages, Summary, Totals, Tree};
 
 use crate::{
     log::{Kind, Log},
-    memory::{self, Memories, Memory},
+    memory::{self, Memories, Memory, PAGE_BYTES},
 };
 
 /// Enough of a packed event to hold its id, author, date and kind.
 const HEAD_BYTES: usize = 160;
 
+/// Of an id, in `ids`.
+const ID_PREFIX_BYTES: usize = 8;
+
 pub struct Events {
     log: Log<Memory>,
-    ids: StableBTreeMap<[u8; 32], u64, Memory>,
-    addresses: StableBTreeMap<[u8; 16], u64, Memory>,
-    tombstones: StableBTreeMap<[u8; 16], (), Memory>,
+    /// The start of an id and a seq. The log has the whole id, and settles what the start cannot.
+    ids: Keys<{ ID_PREFIX_BYTES + 5 }>,
+    /// To the seq of the version held.
+    addresses: Tree<16, 5, Memory>,
+    tombstones: Keys<16>,
     /// To the date up to which versions stay out.
-    address_tombstones: StableBTreeMap<[u8; 16], u64, Memory>,
-    by_created: Keys<14>,
+    address_tombstones: Tree<16, 5, Memory>,
+    /// With sums of ids: by them two stores find out where they differ.
+    by_created: Keys<14, Totals>,
     by_author: Keys<22>,
     by_kind: Keys<16>,
     by_author_kind: Keys<24>,
@@ -37,22 +43,22 @@ pub struct Events {
 
 impl Events {
     pub fn open(memories: &Memories) -> Events {
+        let pages = Rc::new(Pages::open(memories.get(memory::TREES), PAGE_BYTES));
         Events {
             log: Log::open(memories.get(memory::LOG_ENTRIES), memories.get(memory::LOG_DATA)),
-            ids: StableBTreeMap::init(memories.get(memory::IDS)),
-            addresses: StableBTreeMap::init(memories.get(memory::ADDRESSES)),
-            tombstones: StableBTreeMap::init(memories.get(memory::TOMBSTONES)),
-            address_tombstones: StableBTreeMap::init(memories.get(memory::ADDRESS_TOMBSTONES)),
-            by_created: StableBTreeMap::init(memories.get(memory::BY_CREATED)),
-            by_author: StableBTreeMap::init(memories.get(memory::BY_AUTHOR)),
-            by_kind: StableBTreeMap::init(memories.get(memory::BY_KIND)),
-            by_author_kind: StableBTreeMap::init(memories.get(memory::BY_AUTHOR_KIND)),
-            by_tag: StableBTreeMap::init(memories.get(memory::BY_TAG)),
+            ids: Tree::open(&pages, memory::IDS),
+            addresses: Tree::open(&pages, memory::ADDRESSES),
+            tombstones: Tree::open(&pages, memory::TOMBSTONES),
+            address_tombstones: Tree::open(&pages, memory::ADDRESS_TOMBSTONES),
+            by_created: Tree::open(&pages, memory::BY_CREATED),
+            by_author: Tree::open(&pages, memory::BY_AUTHOR),
+            by_kind: Tree::open(&pages, memory::BY_KIND),
+            by_author_kind: Tree::open(&pages, memory::BY_AUTHOR_KIND),
+            by_tag: Tree::open(&pages, memory::BY_TAG),
         }
     }
 
-    /// Panics if the structures cannot belong together. `StableBTreeMap::init` begins a new map where
-    /// it finds none it knows; after an upgrade that would be a silent loss.
+    /// Panics if the structures cannot belong together. That each is what it was, opening has shown.
     pub fn check(&self) {
         let held = self.len();
         let one_each: [&dyn KeySet; 4] =
@@ -60,12 +66,6 @@ impl Events {
         assert!(one_each.iter().all(|keys| keys.count() == held), "an index is not complete");
         assert!(held <= self.log.length().0, "the log is shorter than the store");
         assert!(self.addresses.len() <= held, "an address leads nowhere");
-        // Reading one of each proves that keys and values still have the types they had.
-        self.ids.first_key_value();
-        self.addresses.first_key_value();
-        self.tombstones.first_key_value();
-        self.address_tombstones.first_key_value();
-        self.by_tag.first_key_value();
     }
 
     /// How many events are held.
@@ -79,7 +79,8 @@ impl Events {
 
     /// Where the event with this id is, if it is held.
     pub fn find(&self, id: &EventId) -> Option<Seq> {
-        self.ids.get(&id.0).map(Seq)
+        let candidates = self.ids.walk(id_key(id, Seq(0))..=id_key(id, CANDIDATE_LAST));
+        candidates.map(|(key, [])| seq_of(&key)).find(|seq| self.log.id_at(*seq) == *id)
     }
 
     /// The packed event at `seq`, if it is held.
@@ -96,29 +97,30 @@ impl Events {
     /// The second half of saving: from now on the event at `seq` is found, and what it deletes stays
     /// out. What it removes must be gone by now.
     pub fn index(&mut self, seq: Seq, packed: &Packed<'_>, event: &Event, effects: &Effects) {
-        self.ids.insert(event.id.0, seq.0);
+        self.ids.insert(&id_key(&event.id, seq), &[]);
         if let Some(address) = event.address() {
-            self.addresses.insert(address_digest(&address), seq.0);
+            self.addresses.insert(&address_digest(&address), &five(seq.0));
         }
         for (index, key) in keys_of(packed, seq) {
-            self.keys_mut(index).put(&key);
+            self.keys_mut(index, |keys, log| keys.put(&key, log));
         }
         for id in &effects.tombstones {
-            self.tombstones.insert(tombstone(id, &event.pubkey), ());
+            self.tombstones.insert(&tombstone(id, &event.pubkey), &[]);
         }
         for address in &effects.address_tombstones {
-            let until = self.deleted_at(address).max(Some(event.created_at.0));
-            self.address_tombstones.insert(address_digest(address), until.unwrap_or_default());
+            let until = self.deleted_at(address).max(Some(event.created_at.0)).unwrap_or_default();
+            self.address_tombstones.insert(&address_digest(address), &five(until));
         }
     }
 
     /// Takes an event out, and says so in the log.
     pub fn remove(&mut self, id: &EventId, why: Removal, now: u64) {
-        let Some(seq) = self.ids.remove(&id.0).map(Seq) else { return };
+        let Some(seq) = self.find(id) else { return };
+        self.ids.remove(&id_key(id, seq));
         let bytes = self.packed(seq).expect("an id leads to a saved entry");
         let packed = Packed::trusted(&bytes).expect("only whole events are appended");
         for (index, key) in keys_of(&packed, seq) {
-            self.keys_mut(index).take(&key);
+            self.keys_mut(index, |keys, log| keys.take(&key, log));
         }
         if let Some(address) = packed.unpack().address() {
             self.addresses.remove(&address_digest(&address));
@@ -128,7 +130,7 @@ impl Events {
     }
 
     fn deleted_at(&self, address: &Address) -> Option<u64> {
-        self.address_tombstones.get(&address_digest(address))
+        self.address_tombstones.get(&address_digest(address)).map(number)
     }
 
     fn held_at(&self, seq: Seq) -> Option<Held> {
@@ -153,14 +155,15 @@ impl Events {
         }
     }
 
-    fn keys_mut(&mut self, index: Index) -> &mut dyn KeySet {
-        match index {
+    fn keys_mut(&mut self, index: Index, change: impl Fn(&mut dyn KeySet, &Log<Memory>)) {
+        let keys: &mut dyn KeySet = match index {
             Index::Created => &mut self.by_created,
             Index::Author => &mut self.by_author,
             Index::Kind => &mut self.by_kind,
             Index::AuthorKind => &mut self.by_author_kind,
             Index::Tag => &mut self.by_tag,
-        }
+        };
+        change(keys, &self.log);
     }
 }
 
@@ -172,12 +175,12 @@ impl Holdings for Events {
     }
 
     fn by_address(&self, address: &Address) -> Result<Option<Held>, Infallible> {
-        let seq = self.addresses.get(&address_digest(address)).map(Seq);
-        Ok(seq.and_then(|seq| self.held_at(seq)))
+        let seq = self.addresses.get(&address_digest(address)).map(number);
+        Ok(seq.and_then(|seq| self.held_at(Seq(seq))))
     }
 
     fn is_deleted(&self, id: &EventId, author: &PublicKey) -> Result<bool, Infallible> {
-        Ok(self.tombstones.contains_key(&tombstone(id, author)))
+        Ok(self.tombstones.contains(&tombstone(id, author)))
     }
 
     fn deleted_until(&self, address: &Address) -> Result<Option<Timestamp>, Infallible> {
@@ -202,31 +205,46 @@ impl Source for Events {
     }
 }
 
-/// The keys of one index. A fixed length saves the map a length before every key.
-type Keys<const N: usize> = StableBTreeMap<[u8; N], (), Memory>;
+/// A set of keys of one length.
+type Keys<const N: usize, S = ()> = Tree<N, 0, Memory, S>;
 
 type Walk<'a> = Box<dyn Iterator<Item = Result<Key, Infallible>> + 'a>;
 
+/// What a tree of keys knows of one of them, which ends in its seq.
+trait Known: Summary {
+    fn of(key: &[u8], log: &Log<Memory>) -> Self;
+}
+
+impl Known for () {
+    fn of(_: &[u8], _: &Log<Memory>) {}
+}
+
+impl Known for Totals {
+    fn of(key: &[u8], log: &Log<Memory>) -> Totals {
+        Totals::one(&log.id_at(seq_of(key)).0)
+    }
+}
+
 /// [`Keys`] of whatever length.
 trait KeySet {
-    fn put(&mut self, key: &Key);
-    fn take(&mut self, key: &Key);
+    fn put(&mut self, key: &Key, log: &Log<Memory>);
+    fn take(&mut self, key: &Key, log: &Log<Memory>);
     fn walk(&self, first: &Key, last: &Key) -> Walk<'_>;
     fn count(&self) -> u64;
 }
 
-impl<const N: usize> KeySet for Keys<N> {
-    fn put(&mut self, key: &Key) {
-        self.insert(fixed(key), ());
+impl<const N: usize, S: Known> KeySet for Keys<N, S> {
+    fn put(&mut self, key: &Key, log: &Log<Memory>) {
+        self.insert_with(&fixed(key), &[], |key| S::of(key, log));
     }
 
-    fn take(&mut self, key: &Key) {
-        self.remove(&fixed(key));
+    fn take(&mut self, key: &Key, log: &Log<Memory>) {
+        self.remove_with(&fixed(key), |key| S::of(key, log));
     }
 
     fn walk(&self, first: &Key, last: &Key) -> Walk<'_> {
-        let keys = self.keys_range(fixed::<N>(first)..=fixed::<N>(last));
-        Box::new(keys.map(|key| Ok(Key::from_bytes(&key))))
+        let keys = Tree::walk(self, fixed(first)..=fixed(last));
+        Box::new(keys.map(|(key, [])| Ok(Key::from_bytes(&key))))
     }
 
     fn count(&self) -> u64 {
@@ -236,4 +254,28 @@ impl<const N: usize> KeySet for Keys<N> {
 
 fn fixed<const N: usize>(key: &Key) -> [u8; N] {
     key.as_ref().try_into().expect("all keys of an index have its length")
+}
+
+/// A number in 5 bytes, big-endian: a seq, or a date that keys can order.
+fn five(number: u64) -> [u8; 5] {
+    let [0, 0, 0, bytes @ ..] = number.to_be_bytes() else { panic!("{number} is beyond 5 bytes") };
+    bytes
+}
+
+fn number(bytes: [u8; 5]) -> u64 {
+    bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// The seq in which a key ends.
+fn seq_of(key: &[u8]) -> Seq {
+    Seq(number(*key.last_chunk().expect("a key is longer than a seq")))
+}
+
+const CANDIDATE_LAST: Seq = Seq((1 << 40) - 1);
+
+fn id_key(id: &EventId, Seq(seq): Seq) -> [u8; ID_PREFIX_BYTES + 5] {
+    let mut key = [0; ID_PREFIX_BYTES + 5];
+    key[..ID_PREFIX_BYTES].copy_from_slice(&id.0[..ID_PREFIX_BYTES]);
+    key[ID_PREFIX_BYTES..].copy_from_slice(&five(seq));
+    key
 }

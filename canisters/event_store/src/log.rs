@@ -159,6 +159,11 @@ impl<M: Memory> Log<M> {
         EventId(identity[1..].try_into().expect("an event has a whole identity"))
     }
 
+    /// The id of the event that the entry at `seq` saved. There must be one.
+    pub fn id_at(&self, seq: Seq) -> EventId {
+        self.id(&self.entry(seq).expect("keys lead to entries"))
+    }
+
     /// Turns a saved entry to a gone one, and overwrites all of its event but the identity.
     pub fn erase(&mut self, seq: Seq) {
         let Some(entry) = self.entry(seq).filter(|entry| entry.kind == Kind::Saved) else { return };

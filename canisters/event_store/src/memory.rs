@@ -1,4 +1,4 @@
-//! The register of stable memories.
+//! The register of stable memories, and of the trees in one of them.
 //!
 //! A number once deployed belongs to its structure for ever; retire it, never reuse it: two
 //! structures in one memory destroy each other.
@@ -14,34 +14,34 @@ pub const CONFIG: MemoryId = MemoryId::new(0);
 pub const MEMBERS: MemoryId = MemoryId::new(1);
 pub const LOG_ENTRIES: MemoryId = MemoryId::new(2);
 pub const LOG_DATA: MemoryId = MemoryId::new(3);
-pub const IDS: MemoryId = MemoryId::new(4);
-pub const ADDRESSES: MemoryId = MemoryId::new(5);
-pub const TOMBSTONES: MemoryId = MemoryId::new(6);
-pub const ADDRESS_TOMBSTONES: MemoryId = MemoryId::new(7);
-pub const BY_CREATED: MemoryId = MemoryId::new(8);
-pub const BY_AUTHOR: MemoryId = MemoryId::new(9);
-pub const BY_KIND: MemoryId = MemoryId::new(10);
-pub const BY_AUTHOR_KIND: MemoryId = MemoryId::new(11);
-pub const BY_TAG: MemoryId = MemoryId::new(12);
+/// Numbers 5 to 12 were in use before the first release.
+pub const TREES: MemoryId = MemoryId::new(4);
 pub const LOG_TREE: MemoryId = MemoryId::new(13);
 
 /// All of them with the names that `status` gives them.
-const ALL: [(&str, MemoryId); 14] = [
+const ALL: [(&str, MemoryId); 6] = [
     ("config", CONFIG),
     ("members", MEMBERS),
     ("log_entries", LOG_ENTRIES),
     ("log_data", LOG_DATA),
-    ("ids", IDS),
-    ("addresses", ADDRESSES),
-    ("tombstones", TOMBSTONES),
-    ("address_tombstones", ADDRESS_TOMBSTONES),
-    ("by_created", BY_CREATED),
-    ("by_author", BY_AUTHOR),
-    ("by_kind", BY_KIND),
-    ("by_author_kind", BY_AUTHOR_KIND),
-    ("by_tag", BY_TAG),
+    ("trees", TREES),
     ("log_tree", LOG_TREE),
 ];
+
+// The trees in the memory of that name; their numbers are for ever too.
+pub const IDS: usize = 0;
+pub const ADDRESSES: usize = 1;
+pub const TOMBSTONES: usize = 2;
+pub const ADDRESS_TOMBSTONES: usize = 3;
+pub const BY_CREATED: usize = 4;
+pub const BY_AUTHOR: usize = 5;
+pub const BY_KIND: usize = 6;
+pub const BY_AUTHOR_KIND: usize = 7;
+pub const BY_TAG: usize = 8;
+
+/// Of a tree: what the Internet Computer counts as one page when it is first written to. Tests take
+/// small ones, and divide many.
+pub const PAGE_BYTES: usize = if cfg!(target_family = "wasm") { 4_096 } else { 256 };
 
 /// Pages of 64 KiB in a bucket, the step in which memories grow. It is fixed by the first install.
 /// There are at most 32,768 buckets: 16 MiB each reach all of the 500 GiB that a canister can have,
