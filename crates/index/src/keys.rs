@@ -127,12 +127,24 @@ impl Order {
         &self.0[..TIE_BYTES]
     }
 
-    pub fn seq(&self) -> Seq {
-        let mut bytes = [0; 8];
-        bytes[3..].copy_from_slice(&self.0[TIE_BYTES..]);
-        Seq(u64::from_be_bytes(bytes))
+    /// As a big-endian number, in the order of the bytes.
+    pub fn number(&self) -> u128 {
+        let mut bytes = [0; 16];
+        bytes[2..].copy_from_slice(&self.0);
+        u128::from_be_bytes(bytes)
+    }
+
+    /// What comes before the seq in an order's number.
+    pub fn tie_of(number: u128) -> u128 {
+        number >> SEQ_BITS
+    }
+
+    pub fn seq_of(number: u128) -> Seq {
+        Seq((number & ((1 << SEQ_BITS) - 1)) as u64)
     }
 }
+
+const SEQ_BITS: usize = 8 * (ORDER_BYTES - TIE_BYTES);
 
 /// The date as keys hold it: counted back from the latest, so that the newest sorts first.
 pub(crate) fn reversed_date(created_at: Timestamp) -> [u8; 5] {

@@ -14,7 +14,6 @@ pub struct Matcher {
     all_tags: Vec<(TagName, Vec<Wanted>)>,
     since: Timestamp,
     until: Timestamp,
-    /// A list is empty, so nothing matches.
     never: bool,
 }
 
@@ -40,17 +39,8 @@ impl Matcher {
         let kinds = filter.kinds.as_ref().map(|kinds| sorted(kinds.iter().copied()));
         let since = filter.since.unwrap_or(Timestamp(0));
         let until = filter.until.unwrap_or(Timestamp(u64::MAX));
-        let never = ids.as_ref().is_some_and(Vec::is_empty)
-            || authors.as_ref().is_some_and(Vec::is_empty)
-            || kinds.as_ref().is_some_and(Vec::is_empty)
-            || tags.iter().chain(&all_tags).any(|(_, values)| values.is_empty())
-            || since > until;
+        let never = never_matches(filter);
         Matcher { ids, authors, kinds, tags, all_tags, since, until, never }
-    }
-
-    /// Whether it is known without looking that nothing can match.
-    pub fn never_matches(&self) -> bool {
-        self.never
     }
 
     pub fn matches(&self, event: &Packed<'_>) -> bool {
@@ -64,6 +54,15 @@ impl Matcher {
             })
             && self.all_tags.iter().all(|(name, wanted)| has_all(event, *name, wanted))
     }
+}
+
+/// Whether it is known without looking that nothing can match: a list is empty, or the dates are.
+pub(crate) fn never_matches(filter: &Filter) -> bool {
+    filter.ids.as_ref().is_some_and(Vec::is_empty)
+        || filter.authors.as_ref().is_some_and(Vec::is_empty)
+        || filter.kinds.as_ref().is_some_and(Vec::is_empty)
+        || filter.tags.values().chain(filter.all_tags.values()).any(Vec::is_empty)
+        || filter.since.unwrap_or(Timestamp(0)) > filter.until.unwrap_or(Timestamp(u64::MAX))
 }
 
 fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {

@@ -3,8 +3,9 @@
 use event::{EventId, Filter, packed::Value};
 
 use crate::{
-    Index, Key, Matcher,
+    Index, Key,
     keys::{author_kind_prefix, author_prefix, kind_prefix, tag_prefix},
+    matcher::never_matches,
 };
 
 /// Above this many (author, kind) pairs the walk goes by author, and kinds are checked on the event.
@@ -25,7 +26,7 @@ impl Plan {
     /// Picks the index that promises the fewest candidates: ids, then a tag (values that one author
     /// gives to few events), then author and kind, author, kind, and last everything by date.
     pub fn of(filter: &Filter) -> Plan {
-        if Matcher::new(filter).never_matches() {
+        if never_matches(filter) {
             return Plan::Nothing;
         }
         if let Some(ids) = &filter.ids {

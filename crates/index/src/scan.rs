@@ -3,7 +3,11 @@
 //! Between two pages a scan keeps a [`Cursor`] and nothing else: no transaction, no iterator. So a
 //! slow client pins no pages of the store, and a canister can hand the cursor to its caller.
 
-use std::{borrow::Cow, cmp::Reverse, collections::BinaryHeap};
+use std::{
+    borrow::Cow,
+    cmp::Reverse,
+    collections::{BinaryHeap, binary_heap::PeekMut},
+};
 
 use event::{EventId, Filter, Packed, Timestamp};
 
@@ -136,13 +140,16 @@ impl Scan {
         reader: &mut impl Reader,
     ) -> Result<bool, S::Error> {
         let mut merge = self.open(source)?;
-        while let Some(group) = merge.next_group()? {
-            for (seq, bytes) in self.in_order(source, group)? {
+        // What each group and each event needs, kept for the next.
+        let (mut group, mut found, mut wanting) = (Vec::new(), Vec::new(), Vec::new());
+        while merge.next_group(&mut group)? {
+            self.put_in_order(source, &group, &mut found)?;
+            for (_, seq, bytes) in found.drain(..) {
                 if !reader.may_go_on() {
                     return Ok(false);
                 }
                 let Ok(event) = Packed::trusted(&bytes) else { continue };
-                match self.offer(seq, &event, reader) {
+                match self.offer(seq, &event, reader, &mut wanting) {
                     Take::More => {}
                     Take::Last => return Ok(self.is_done()),
                     Take::NotThis => return Ok(false),
@@ -160,40 +167,45 @@ impl Scan {
     }
 
     /// Passes one candidate to the reader if a filter still wants it, and steps behind it.
-    fn offer(&mut self, seq: Seq, event: &Packed<'_>, reader: &mut impl Reader) -> Take {
-        let mut wanting: Vec<&mut Prepared> = self
-            .filters
-            .iter_mut()
-            .filter(|filter| filter.remaining > 0 && filter.matcher.matches(event))
-            .collect();
+    fn offer(
+        &mut self,
+        seq: Seq,
+        event: &Packed<'_>,
+        reader: &mut impl Reader,
+        wanting: &mut Vec<usize>,
+    ) -> Take {
+        wanting.clear();
+        wanting.extend((0..self.filters.len()).filter(|at| {
+            let filter = &self.filters[*at];
+            filter.remaining > 0 && filter.matcher.matches(event)
+        }));
         let take = if wanting.is_empty() { Take::More } else { reader.take(seq, event) };
         if take != Take::NotThis {
-            wanting.iter_mut().for_each(|filter| filter.remaining -= 1);
+            wanting.iter().for_each(|at| self.filters[*at].remaining -= 1);
             self.after = Some(Position { created_at: event.created_at(), id: event.id() });
         }
         take
     }
 
     /// The events of one group that lie behind the cursor, by date and whole id.
-    fn in_order<'s, S: Source>(
+    fn put_in_order<'s, S: Source>(
         &self,
         source: &'s S,
-        group: Vec<Seq>,
-    ) -> Result<Vec<Candidate<'s>>, S::Error> {
-        let mut found = Vec::with_capacity(group.len());
-        for seq in group {
-            if seq > self.horizon {
-                continue;
-            }
+        group: &[Seq],
+        found: &mut Vec<Candidate<'s>>,
+    ) -> Result<(), S::Error> {
+        for seq in group.iter().copied().filter(|seq| *seq <= self.horizon) {
             let Some(bytes) = source.event(seq)? else { continue };
             let Ok(event) = Packed::trusted(&bytes) else { continue };
             let position = Position { created_at: event.created_at(), id: event.id() };
             if self.after.is_none_or(|after| position.key() > after.key()) {
-                found.push((position.key(), seq, bytes));
+                found.push((position, seq, bytes));
             }
         }
-        found.sort_by_key(|(key, _, _)| *key);
-        Ok(found.into_iter().map(|(_, seq, bytes)| (seq, bytes)).collect())
+        if found.len() > 1 {
+            found.sort_by_key(|(position, _, _)| position.key());
+        }
+        Ok(())
     }
 
     fn open<'s, S: Source>(&self, source: &'s S) -> Result<Merge<'s, S>, S::Error> {
@@ -247,13 +259,13 @@ impl Scan {
 }
 
 /// An event that may match, packed.
-type Candidate<'s> = (Seq, Cow<'s, [u8]>);
+type Candidate<'s> = (Position, Seq, Cow<'s, [u8]>);
 
 /// Streams of orders, merged.
 struct Merge<'s, S: Source + 's> {
     streams: Vec<Stream<S::Walk<'s>>>,
-    /// The next order of each stream that has one.
-    heads: BinaryHeap<Reverse<(Order, usize)>>,
+    /// The next order of each stream that has one, as a number: they are compared much.
+    heads: BinaryHeap<Reverse<(u128, usize)>>,
 }
 
 enum Stream<W> {
@@ -261,35 +273,45 @@ enum Stream<W> {
     List(std::vec::IntoIter<Order>),
 }
 
-impl<'s, S: Source> Merge<'s, S> {
-    fn add(&mut self, stream: Stream<S::Walk<'s>>) -> Result<(), S::Error> {
-        self.streams.push(stream);
-        self.pull(self.streams.len() - 1)
-    }
-
-    fn pull(&mut self, stream: usize) -> Result<(), S::Error> {
-        let order = match &mut self.streams[stream] {
+impl<E, W: Iterator<Item = Result<Key, E>>> Stream<W> {
+    fn pull(&mut self) -> Result<Option<u128>, E> {
+        let order = match self {
             Stream::Walk(walk) => walk.next().transpose()?.map(|key| key.order()),
             Stream::List(orders) => orders.next(),
         };
-        self.heads.extend(order.map(|order| Reverse((order, stream))));
+        Ok(order.map(|order| order.number()))
+    }
+}
+
+impl<'s, S: Source> Merge<'s, S> {
+    fn add(&mut self, mut stream: Stream<S::Walk<'s>>) -> Result<(), S::Error> {
+        let head = stream.pull()?;
+        self.heads.extend(head.map(|head| Reverse((head, self.streams.len()))));
+        self.streams.push(stream);
         Ok(())
     }
 
-    /// All events that the keys cannot tell apart, each once: nearly always one event.
-    fn next_group(&mut self) -> Result<Option<Vec<Seq>>, S::Error> {
-        let Some(Reverse((first, _))) = self.heads.peek().copied() else { return Ok(None) };
-        let mut group = Vec::with_capacity(1);
-        while let Some(Reverse((order, stream))) = self.heads.peek().copied() {
-            if order.tie() != first.tie() {
+    /// Fills `group` with all events that the keys cannot tell apart, each once: nearly always one
+    /// event. False: there are no more.
+    fn next_group(&mut self, group: &mut Vec<Seq>) -> Result<bool, S::Error> {
+        group.clear();
+        let Some(Reverse((first, _))) = self.heads.peek().copied() else { return Ok(false) };
+        while let Some(mut head) = self.heads.peek_mut() {
+            let Reverse((order, stream)) = *head;
+            if Order::tie_of(order) != Order::tie_of(first) {
                 break;
             }
-            self.heads.pop();
-            if group.last() != Some(&order.seq()) {
-                group.push(order.seq());
+            let seq = Order::seq_of(order);
+            if group.last() != Some(&seq) {
+                group.push(seq);
             }
-            self.pull(stream)?;
+            match self.streams[stream].pull()? {
+                Some(next) => *head = Reverse((next, stream)),
+                None => {
+                    PeekMut::pop(head);
+                }
+            }
         }
-        Ok(Some(group))
+        Ok(true)
     }
 }

@@ -221,8 +221,15 @@ impl<const KEY: usize, const VALUE: usize, M: Memory, S: Summary> Tree<KEY, VALU
         let first = low.saturating_sub(1);
         bytes.resize(((high + 1).min(node.count) - first) * entry, 0);
         self.pages.read(node.page, self.place(node, first), bytes);
-        let at = (low..high).find(|at| beyond(key_of(&bytes[(at - first) * entry..])));
-        Window { first, at: at.unwrap_or(high) }
+        while low < high {
+            let middle = low.midpoint(high);
+            if beyond(key_of(&bytes[(middle - first) * entry..])) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        Window { first, at: low }
     }
 
     /// The child under which a key belongs, and the key with which the next child begins.
