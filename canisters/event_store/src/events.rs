@@ -279,3 +279,45 @@ fn id_key(id: &EventId, Seq(seq): Seq) -> [u8; ID_PREFIX_BYTES + 5] {
     key[ID_PREFIX_BYTES..].copy_from_slice(&five(seq));
     key
 }
+
+#[cfg(test)]
+mod tests {
+    use event::{Kind as EventKind, Signature};
+
+    use super::*;
+
+    fn save(events: &mut Events, id: [u8; 32]) -> Seq {
+        let event = Event {
+            id: EventId(id),
+            pubkey: PublicKey([1; 32]),
+            created_at: Timestamp(5),
+            kind: EventKind(1),
+            tags: Vec::new(),
+            content: String::new(),
+            sig: Signature([2; 64]),
+        };
+        let bytes = event.pack();
+        let packed = Packed::trusted(&bytes).unwrap();
+        let seq = events.append(&packed, 6);
+        events.index(seq, &packed, &event, &Effects::default());
+        seq
+    }
+
+    #[test]
+    fn ids_that_start_alike_are_told_apart() {
+        let mut events = Events::open(&Memories::open(crate::runtime::stable_memory()));
+        let ids = [1, 2, 3].map(|end| [&[9; 31][..], &[end]].concat().try_into().unwrap());
+        let seqs = ids.map(|id| save(&mut events, id));
+        let find = |events: &Events| ids.map(|id| events.find(&EventId(id)));
+        assert_eq!(find(&events), seqs.map(Some));
+        events.remove(&EventId(ids[1]), Removal::Deleted, 7);
+        assert_eq!(find(&events), [Some(seqs[0]), None, Some(seqs[2])]);
+        let again = save(&mut events, ids[1]);
+        assert_eq!(find(&events), [Some(seqs[0]), Some(again), Some(seqs[2])]);
+        assert_eq!(events.find(&EventId([9; 32])), None);
+        events.check();
+        let sum = ids.iter().map(Totals::one).fold(Totals::default(), Totals::plus);
+        let of = |key: &[u8; 14]| Totals::of(key, &events.log);
+        assert_eq!(events.by_created.totals_before(&[0xff; 14], of), sum);
+    }
+}

@@ -16,7 +16,7 @@ use crate::{
     state::State,
 };
 
-/// Filters and their values in one call. To open the walk for one costs about 60 k instructions.
+/// Filters and their values in one call. To open the walk for one costs about 20 k instructions.
 const VALUES_MAX: usize = 10_000;
 /// What an item of a reply takes beside its bytes.
 const ITEM_BYTES: usize = 8;
