@@ -5,6 +5,7 @@ mod changes;
 mod config;
 mod members;
 mod query;
+mod reconcile;
 mod save;
 mod status;
 mod tip;
@@ -13,6 +14,7 @@ pub use changes::changes;
 pub use config::{config, configure};
 pub use members::{grant, members, my_role, revoke};
 pub use query::{count, get_events, query_events};
+pub use reconcile::reconcile;
 pub use save::save_events;
 pub use status::status;
 pub use tip::tip;
@@ -28,7 +30,7 @@ pub fn may_call(state: &State, method: &str) -> bool {
         "save_events" => state.caller_may_write(),
         "grant" | "revoke" | "configure" => state.caller_is_owner(),
         "query_events" | "get_events" | "count" | "changes" | "members" | "my_role" | "config"
-        | "status" | "tip" => state.caller_is_owner(),
+        | "status" | "tip" | "reconcile" => state.caller_is_owner(),
         _ => false,
     }
 }

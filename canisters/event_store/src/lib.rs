@@ -25,8 +25,8 @@ use candid::{
 };
 use ic_cdk::{init, inspect_message, post_upgrade, query, update};
 use interface::{
-    Answer, Argument, ChangesPage, ChangesRequest, Config, Count, Done, Encoding, EventBytes,
-    Filter, IdBytes, Member, QueryPage, QueryRequest, Role, SaveOutcome, Status, Tip,
+    Answer, Argument, ByteBuf, ChangesPage, ChangesRequest, Config, Count, Done, Encoding,
+    EventBytes, Filter, IdBytes, Member, QueryPage, QueryRequest, Role, SaveOutcome, Status, Tip,
 };
 
 #[init]
@@ -74,6 +74,12 @@ fn count(filters: Vec<Filter>) -> Answer<Count> {
 #[query]
 fn changes(request: ChangesRequest) -> Answer<ChangesPage> {
     state::read(|state| api::changes(state, &request)).into()
+}
+
+#[query(hidden = true, decode_with = "decode")]
+#[candid_method(query)]
+fn reconcile(message: ByteBuf, filter: Option<Filter>) -> Answer<ByteBuf> {
+    state::read(|state| api::reconcile(state, &message, filter)).into()
 }
 
 #[query]

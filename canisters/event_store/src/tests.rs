@@ -1,6 +1,6 @@
 //! The endpoints as a replica calls them, against the naive store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candid::Principal;
 use event::{
@@ -14,11 +14,12 @@ use interface::{
     Done, Encoding, EventBytes, Init, QueryPage, QueryRequest, ReadError, Role, SaveOutcome,
     Upgrade, What,
 };
+use negentropy::{Id, Negentropy, NegentropyStorageVector};
 use proptest::{collection::vec, prelude::*};
 
 use crate::{
     changes, config, configure, count, get_events, grant, inspect_message, members, my_role,
-    post_upgrade, query_events, revoke,
+    post_upgrade, query_events, reconcile, revoke,
     runtime::{
         ACCEPTED, CALLER, CERTIFIED, CONTROLLER, INSTRUCTIONS, INSTRUCTIONS_STEP, METHOD, NOW,
         STABLE,
@@ -174,6 +175,34 @@ fn prove_all(mut request: ChangesRequest) {
     }
 }
 
+/// What only `client` has and what only the store has, as a client of the `negentropy` crate finds
+/// out.
+fn reconciled(client: &[Verified], filter: Option<Filter>) -> [BTreeSet<EventId>; 2] {
+    let mut storage = NegentropyStorageVector::new();
+    for event in client {
+        storage.insert(event.created_at.0, Id::from_byte_array(event.id.0)).unwrap();
+    }
+    storage.seal().unwrap();
+    let mut negentropy = Negentropy::borrowed(&storage, 0).unwrap();
+    let (mut have, mut need) = (Vec::new(), Vec::new());
+    let mut message = negentropy.initiate().unwrap();
+    loop {
+        let answer = ok(reconcile(ByteBuf::from(message), filter.clone().map(Into::into)));
+        match negentropy.reconcile_with_ids(&answer, &mut have, &mut need).unwrap() {
+            Some(next) => message = next,
+            None => break,
+        }
+    }
+    [have, need].map(|ids| ids.into_iter().map(|id| EventId(id.to_bytes())).collect())
+}
+
+/// The same by looking.
+fn difference(client: &[Verified], store: &[Event]) -> [BTreeSet<EventId>; 2] {
+    let client: BTreeSet<EventId> = client.iter().map(|event| event.id).collect();
+    let store: BTreeSet<EventId> = store.iter().map(|event| event.id).collect();
+    [&client - &store, &store - &client]
+}
+
 /// What a follower of the log holds in the end.
 fn replay(entries: &[Change]) -> BTreeMap<EventId, Event> {
     let mut held = BTreeMap::new();
@@ -239,6 +268,11 @@ proptest! {
         for _ in 0..2 {
             prop_assert_eq!(&query(&filters, max_bytes, Encoding::Packed), &expected);
             prop_assert_eq!(&query(&filters, None, Encoding::Json), &expected);
+            if let Some(filter) = filters.first() {
+                let matching = naive.query(std::slice::from_ref(filter));
+                let found = reconciled(&arrivals, Some(filter.clone()));
+                prop_assert_eq!(found, difference(&arrivals, &matching));
+            }
             let wanted = filters.iter().cloned().map(Into::into).collect();
             let counted = Count { count: expected.len() as u64, complete: true };
             prop_assert_eq!(ok(count(wanted)), counted);
@@ -246,6 +280,7 @@ proptest! {
             let replayed = replay(&log(ChangesRequest { max_bytes, ..FROM_ZERO }));
             prop_assert_eq!(&replayed.into_values().collect::<Vec<Event>>(), &live);
             prove_all(ChangesRequest { max_bytes, ..FROM_ZERO });
+            prop_assert_eq!(reconciled(&arrivals, None), difference(&arrivals, &live));
             prove_all(ChangesRequest { max_entries: Some(3), ids_only: true, ..FROM_ZERO });
             // And all of it again after an upgrade.
             upgrade();
@@ -846,4 +881,24 @@ fn pages_by_arrival_and_pages_with_nothing_are_proven_too() {
         let proof = page.proof.as_ref().unwrap();
         check_page(&certified_head(&proof.witness, &proof.certificate), &request, &page).unwrap();
     }
+}
+
+#[test]
+fn a_set_too_large_to_reconcile_at_once_is_refused_with_advice() {
+    install();
+    save(&[&note("a"), &note("b")]);
+    INSTRUCTIONS_STEP.set(3_000_000_000);
+    let refused = reconcile(ByteBuf::from([0x61, 0, 0, 2, 0]), Some(Filter::default().into()));
+    let Answer::Err(ReadError::Other(reason)) = refused else { panic!("{refused:?}") };
+    assert!(reason.contains("since and until"), "{reason}");
+}
+
+#[test]
+fn bytes_that_are_no_negentropy_are_refused_and_strangers_too() {
+    install();
+    let answer = reconcile(ByteBuf::from([0x61, 0, 0, 9]), None);
+    assert!(matches!(answer, Answer::Err(ReadError::Invalid(_))), "{answer:?}");
+    call_as(STRANGER);
+    let message = ByteBuf::from([0x61, 0, 0, 2, 0]);
+    assert_eq!(reconcile(message, None), Answer::Err(ReadError::Forbidden));
 }

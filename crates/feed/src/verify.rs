@@ -5,6 +5,10 @@
 //! does it, and read by `serde_cbor`, which bounds how deep a stranger's CBOR may nest. One page costs
 //! two BLS signatures, the subnet's and the delegation's, and three hashes or so for each entry.
 //!
+//! What a page cannot show is that an event which it calls `gone` had to go: its leaf is the same
+//! before and after. Such an entry is explained by a later `removed` or `cleared`, and an event that
+//! stays unexplained at the end of the log can be asked for by its id.
+//!
 //! Event signatures are not looked at: an id does not cover its signature, so what comes by a proven
 //! page is verified like any event before it is believed.
 

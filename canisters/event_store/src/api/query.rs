@@ -80,7 +80,7 @@ pub fn count(state: &State, filters: Vec<interface::Filter>) -> Result<Count, Re
     Ok(Count { count: tally.0, complete })
 }
 
-fn filters_of(filters: Vec<interface::Filter>) -> Result<Vec<Filter>, ReadError> {
+pub fn filters_of(filters: Vec<interface::Filter>) -> Result<Vec<Filter>, ReadError> {
     let filters: Vec<Filter> =
         filters.into_iter().map(Filter::try_from).collect::<Result<_, _>>()?;
     let values = filters.len() + filters.iter().map(Filter::values).sum::<usize>();
