@@ -6,9 +6,11 @@
 //! `.did`; field and variant names there are the names here, in lower case.
 
 mod convert;
+mod decode;
 
 use candid::{CandidType, Deserialize, Nat, Principal};
 pub use convert::{Malformed, id_of, pubkey_of};
+pub use decode::decode_arguments;
 pub use serde_bytes::ByteBuf;
 
 /// A nostr event: NIP-01 JSON (first byte `{`) or the packed form (first byte 1).
