@@ -13,6 +13,7 @@
 mod backup;
 mod deploy;
 mod events;
+mod feed;
 mod figures;
 mod forgeries;
 mod membership;
