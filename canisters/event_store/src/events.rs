@@ -14,6 +14,7 @@ use index::{Index, Key, Seq, Source, address_digest, keys_of, tombstone};
 use tree::{Pages, Summary, Totals, Tree};
 
 use crate::{
+    dated::Dated,
     log::{Kind, Log},
     memory::{self, Memories, Memory, PAGE_BYTES},
 };
@@ -75,6 +76,11 @@ impl Events {
 
     pub fn log(&self) -> &Log<Memory> {
         &self.log
+    }
+
+    /// All events in negentropy's order.
+    pub fn dated(&self) -> Dated<'_, Memory> {
+        Dated::new(&self.by_created, &self.log)
     }
 
     /// Where the event with this id is, if it is held.

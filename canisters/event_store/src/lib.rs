@@ -8,6 +8,7 @@
 
 mod api;
 mod config;
+mod dated;
 mod events;
 mod log;
 mod members;
@@ -19,14 +20,12 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use candid::{
-    CandidType, DecoderConfig, Principal, candid_method,
-    utils::{ArgumentDecoder, decode_args_with_config},
-};
+use candid::{CandidType, Principal, candid_method, utils::ArgumentDecoder};
 use ic_cdk::{init, inspect_message, post_upgrade, query, update};
 use interface::{
     Answer, Argument, ByteBuf, ChangesPage, ChangesRequest, Config, Count, Done, Encoding,
     EventBytes, Filter, IdBytes, Member, QueryPage, QueryRequest, Role, SaveOutcome, Status, Tip,
+    decode_arguments,
 };
 
 #[init]
@@ -71,7 +70,8 @@ fn count(filters: Vec<Filter>) -> Answer<Count> {
     state::read(|state| api::count(state, filters)).into()
 }
 
-#[query]
+#[query(hidden = true, decode_with = "decode_one")]
+#[candid_method(query)]
 fn changes(request: ChangesRequest) -> Answer<ChangesPage> {
     state::read(|state| api::changes(state, &request)).into()
 }
@@ -122,17 +122,11 @@ fn status() -> Status {
     state::read(api::status)
 }
 
-/// Decodes lists at a cost in proportion to their bytes. Without the quota a few bytes could announce a
-/// billion empty values; an honest filter's cost stays below 20 for each of its bytes. (`decode_with`
-/// takes the types from the contract that `ic_cdk` makes, hence `hidden` and `candid_method` above.)
+/// Decodes what strangers wrote, within its quotas. (`decode_with` takes the types from the contract
+/// that `ic_cdk` makes, hence `hidden` and `candid_method` above.)
 fn decode<T: for<'a> ArgumentDecoder<'a>>(bytes: Vec<u8>) -> T {
-    let mut quota = DecoderConfig::new();
-    quota.set_decoding_quota(100_000 + 50 * bytes.len());
-    quota.set_skipping_quota(10_000);
-    match decode_args_with_config(&bytes, &quota) {
-        Ok(arguments) => arguments,
-        Err(error) => runtime::reject(&format!("cannot decode the arguments: {error}")),
-    }
+    decode_arguments(&bytes)
+        .unwrap_or_else(|error| runtime::reject(&format!("cannot decode the arguments: {error}")))
 }
 
 fn decode_one<T: CandidType + for<'a> candid::Deserialize<'a>>(bytes: Vec<u8>) -> T {

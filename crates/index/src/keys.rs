@@ -147,11 +147,18 @@ impl Order {
 const SEQ_BITS: usize = 8 * (ORDER_BYTES - TIE_BYTES);
 
 /// The date as keys hold it: counted back from the latest, so that the newest sorts first.
-pub(crate) fn reversed_date(created_at: Timestamp) -> [u8; 5] {
+pub fn reversed_date(created_at: Timestamp) -> [u8; 5] {
     let reversed = CREATED_AT_MAX.0 - created_at.0.min(CREATED_AT_MAX.0);
     let mut bytes = [0; 5];
     bytes.copy_from_slice(&reversed.to_be_bytes()[3..]);
     bytes
+}
+
+/// The date of a key of [`Index::Created`].
+pub fn date_of(key: &[u8; ORDER_BYTES]) -> Timestamp {
+    let mut bytes = [0; 8];
+    bytes[3..].copy_from_slice(&key[..5]);
+    Timestamp(CREATED_AT_MAX.0 - u64::from_be_bytes(bytes))
 }
 
 pub(crate) fn author_prefix(author: &PublicKey) -> Key {

@@ -15,7 +15,8 @@ mod plan;
 mod scan;
 
 pub use keys::{
-    CREATED_AT_MAX, Index, KEY_BYTES_MAX, Key, Seq, address_digest, keys_of, tombstone,
+    CREATED_AT_MAX, Index, KEY_BYTES_MAX, Key, Seq, address_digest, date_of, keys_of,
+    reversed_date, tombstone,
 };
 pub use matcher::Matcher;
 pub use plan::Plan;

@@ -11,30 +11,51 @@ use reconcile::{Item, Refusal, Sorted, answer};
 use super::{check_reader, query::filters_of};
 use crate::{room::is_time_to_read, state::State};
 
+const FRAME_BYTES_MAX: usize = REPLY_BYTES_MAX as usize;
+
 pub fn reconcile(
     state: &State,
     message: &[u8],
     filter: Option<Filter>,
 ) -> Result<ByteBuf, ReadError> {
     check_reader(state)?;
-    let set = matching(state, filter.unwrap_or_default())?;
-    match answer(&set, message, REPLY_BYTES_MAX as usize) {
-        Ok(answer) => Ok(ByteBuf::from(answer)),
-        Err(Refusal::Malformed(malformed)) => Err(ReadError::Invalid(malformed.to_string())),
-        Err(Refusal::Set(never)) => match never {},
+    let filters = filters_of(vec![filter.unwrap_or_default()])?;
+    let filter = &filters[0];
+    if is_of_dates_only(filter) {
+        let set = state.events.dated().between(filter.since, filter.until);
+        answered(answer(&set, message, FRAME_BYTES_MAX))
+    } else {
+        answered(answer(&matching(state, &filters)?, message, FRAME_BYTES_MAX))
     }
 }
 
-/// The events that match a filter. A date has no index over all filters, so they are looked at one by
+/// Such a set need not be held to be compared.
+fn is_of_dates_only(filter: &event::Filter) -> bool {
+    let dates =
+        event::Filter { since: filter.since, until: filter.until, ..event::Filter::default() };
+    *filter == dates
+}
+
+/// The events that match the filter. Only dates have an index with sums, so these are looked at one by
 /// one; a caller with more of them than one call can look at divides the time between calls.
-fn matching(state: &State, filter: Filter) -> Result<Sorted, ReadError> {
+fn matching(state: &State, filters: &[event::Filter]) -> Result<Sorted, ReadError> {
     let mut items = Items(Vec::new());
-    match Scan::new(&filters_of(vec![filter])?).page(&state.events, &mut items) {
+    match Scan::new(filters).page(&state.events, &mut items) {
         Ok(true) => Ok(Sorted::new(items.0)),
-        Ok(false) => {
-            Err(ReadError::Other("too many events at once: narrow by since and until".into()))
-        }
+        Ok(false) => Err(too_much()),
     }
+}
+
+fn answered<E>(answer: Result<Vec<u8>, Refusal<E>>) -> Result<ByteBuf, ReadError> {
+    answer.map(ByteBuf::from).map_err(|refusal| match refusal {
+        Refusal::Malformed(malformed) => ReadError::Invalid(malformed.to_string()),
+        // The one reason not to be able to read a set, where there is one.
+        Refusal::Set(_) => too_much(),
+    })
+}
+
+fn too_much() -> ReadError {
+    ReadError::Other("too many events at once: narrow by since and until".into())
 }
 
 struct Items(Vec<Item>);
