@@ -196,11 +196,6 @@ fn an_agent_installs_code() {
     assert_eq!(live.read(), [0, 0, 0]);
 }
 
-fn now_nanos() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.unwrap().as_nanos() as u64
-}
-
 #[track_caller]
 fn assert_status(error: AgentError, status: u16) {
     match error {
@@ -212,6 +207,9 @@ fn assert_status(error: AgentError, status: u16) {
 /// A call made by hand, to get wrong what an agent gets right.
 struct RawCall {
     identity: BasicIdentity,
+    /// Whose key signs, and on whose behalf: the last of the chain.
+    signer: BasicIdentity,
+    chain: Vec<SignedDelegation>,
     expiry: u64,
     nonce: u8,
     spoil: fn(&mut Envelope<'static>),
@@ -221,14 +219,16 @@ impl RawCall {
     fn new() -> RawCall {
         RawCall {
             identity: basic(1),
+            signer: basic(1),
+            chain: Vec::new(),
             expiry: now_nanos() + 120_000_000_000,
             nonce: 0,
             spoil: |_| {},
         }
     }
 
-    fn bytes(&self, canister: Principal) -> Vec<u8> {
-        let content = EnvelopeContent::Call {
+    fn content(&self, canister: Principal) -> EnvelopeContent {
+        EnvelopeContent::Call {
             nonce: Some(vec![self.nonce]),
             ingress_expiry: self.expiry,
             sender: self.identity.sender().unwrap(),
@@ -236,47 +236,54 @@ impl RawCall {
             method_name: "inc".to_owned(),
             arg: vec![],
             sender_info: None,
-        };
-        let signed = self.identity.sign(&content).unwrap();
+        }
+    }
+
+    fn bytes(&self, canister: Principal) -> Vec<u8> {
+        self.envelope(self.content(canister))
+    }
+
+    fn envelope(&self, content: EnvelopeContent) -> Vec<u8> {
+        let signed = self.signer.sign(&content).unwrap();
         let mut envelope = Envelope {
             content: Cow::Owned(content),
-            sender_pubkey: signed.public_key,
+            sender_pubkey: self.identity.public_key(),
             sender_sig: signed.signature,
-            sender_delegation: None,
+            sender_delegation: (!self.chain.is_empty()).then(|| self.chain.clone()),
         };
         (self.spoil)(&mut envelope);
         envelope.encode_bytes()
     }
 
+    /// Delegates from who signs now to somebody new, who signs from now on.
+    fn delegate(&mut self, expiration: u64, targets: Option<Vec<Principal>>) {
+        let next = basic(100 + self.chain.len() as u8);
+        let pubkey = next.public_key().unwrap();
+        let delegation = Delegation { pubkey, expiration, targets, permissions: None };
+        let signed = self.signer.sign_delegation(&delegation).unwrap();
+        self.chain.push(SignedDelegation { delegation, signature: signed.signature.unwrap() });
+        self.signer = next;
+    }
+
+    #[track_caller]
+    fn refused(&self, live: &Live, why: &str) {
+        let (status, text) = self.send(live, live.canister);
+        assert_eq!(status, 400, "{text}");
+        assert!(text.contains(why), "{text}");
+        assert_eq!(live.read(), [0, 0, 0]);
+    }
+
     /// The status and the body of the answer.
     fn send(&self, live: &Live, address: Principal) -> (u16, String) {
         let url = format!("{}api/v4/canister/{address}/call", live.url);
-        post(live, &url, self.bytes(live.canister))
+        http("POST", &url, &self.bytes(live.canister))
     }
 }
 
-fn post(live: &Live, url: &str, body: Vec<u8>) -> (u16, String) {
-    http(live, "POST", url, &body)
-}
-
-/// A request over a plain socket: one header fewer to agree on with any client library.
-fn http(live: &Live, method: &str, url: &str, body: &[u8]) -> (u16, String) {
-    use std::io::{Read, Write};
-    let (host, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
-    let port = host.split_once(':').unwrap().1.trim_end_matches('/');
-    let _ = live;
-    let mut socket = std::net::TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
-    let head = format!(
-        "{method} /{path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/cbor\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-        body.len()
-    );
-    socket.write_all(head.as_bytes()).unwrap();
-    socket.write_all(body).unwrap();
-    let mut answer = Vec::new();
-    socket.read_to_end(&mut answer).unwrap();
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let status = answer[9..12].parse().unwrap();
-    (status, answer)
+/// The status, and head and body as one text.
+fn http(method: &str, url: &str, body: &[u8]) -> (u16, String) {
+    let answer = send(method, url, body);
+    (answer.status, format!("{}\r\n\r\n{}", answer.head, String::from_utf8_lossy(&answer.body)))
 }
 
 #[test]
@@ -311,6 +318,96 @@ fn a_call_with_a_wrong_signature_is_refused() {
     call.spoil = |envelope| envelope.sender_sig = None;
     assert_eq!(call.send(&live, live.canister).0, 400);
     assert_eq!(live.read(), [0, 0, 0]);
+}
+
+#[test]
+fn a_call_in_the_name_of_another_is_refused() {
+    let live = live();
+    let mut call = RawCall::new();
+    call.spoil = |envelope| match envelope.content.to_mut() {
+        EnvelopeContent::Call { sender, .. } => *sender = basic(2).sender().unwrap(),
+        _ => unreachable!("it is a call"),
+    };
+    call.refused(&live, "does not belong to sender");
+    call.spoil = |envelope| match envelope.content.to_mut() {
+        EnvelopeContent::Call { sender, .. } => *sender = anyone(),
+        _ => unreachable!("it is a call"),
+    };
+    call.refused(&live, "Anonymous sender");
+}
+
+#[test]
+fn a_call_whose_content_was_changed_is_refused() {
+    let live = live();
+    let mut call = RawCall::new();
+    call.spoil = |envelope| match envelope.content.to_mut() {
+        EnvelopeContent::Call { arg, .. } => arg.push(0),
+        _ => unreachable!("it is a call"),
+    };
+    call.refused(&live, "Invalid signature");
+}
+
+#[test]
+fn a_chain_of_delegations_speaks_for_its_first_key() {
+    let live = live();
+    let mut call = RawCall::new();
+    for _ in 0..20 {
+        call.delegate(now_nanos() + 60_000_000_000, Some(vec![anyone(), live.canister]));
+    }
+    assert_eq!(call.send(&live, live.canister).0, 200);
+    assert_eq!(live.read(), [1, 1, 1]);
+}
+
+#[test]
+fn a_chain_longer_than_twenty_is_refused() {
+    let live = live();
+    let mut call = RawCall::new();
+    for _ in 0..21 {
+        call.delegate(now_nanos() + 60_000_000_000, None);
+    }
+    call.refused(&live, "Chain of delegations");
+}
+
+#[test]
+fn a_delegation_to_other_canisters_is_refused() {
+    let live = live();
+    let mut call = RawCall::new();
+    call.delegate(now_nanos() + 60_000_000_000, Some(vec![live.canister]));
+    call.delegate(now_nanos() + 60_000_000_000, Some(vec![Principal::management_canister()]));
+    call.refused(&live, "not one of the delegation targets");
+}
+
+#[test]
+fn an_expired_delegation_is_refused() {
+    let live = live();
+    let mut call = RawCall::new();
+    call.delegate(now_nanos() - 2_000_000_000, None);
+    call.refused(&live, "Invalid delegation expiry");
+}
+
+#[test]
+fn a_delegation_that_its_giver_did_not_sign_is_refused() {
+    let live = live();
+    let mut call = RawCall::new();
+    call.delegate(now_nanos() + 60_000_000_000, None);
+    call.chain[0].signature[5] ^= 1;
+    call.refused(&live, "Invalid delegation");
+}
+
+#[test]
+fn every_version_of_the_interface_takes_calls() {
+    let live = live();
+    for (nonce, (version, status)) in (0..).zip([("v2", 202), ("v3", 200), ("v4", 200)]) {
+        let call = RawCall { nonce, ..RawCall::new() };
+        let url = format!("{}api/{version}/canister/{}/call", live.url, live.canister);
+        assert_eq!(http("POST", &url, &call.bytes(live.canister)).0, status, "{version}");
+    }
+    let deadline = SystemTime::now() + Duration::from_secs(10);
+    while live.read() != [3, 3, 3] {
+        assert!(SystemTime::now() < deadline, "the call of v2 never ran");
+    }
+    let url = format!("{}api/v9/canister/{}/call", live.url, live.canister);
+    assert_eq!(http("POST", &url, &RawCall::new().bytes(live.canister)).0, 404);
 }
 
 #[test]
@@ -349,18 +446,103 @@ fn a_call_larger_than_two_mebibytes_is_refused() {
 fn the_gateway_serves_what_the_canister_answers() {
     let live = live();
     let (status, text) =
-        http(&live, "GET", &format!("{}page?canisterId={}", live.url, live.canister), &[]);
+        http("GET", &format!("{}page?canisterId={}", live.url, live.canister), &[]);
     assert_eq!(status, 203, "{text}");
     assert!(text.contains("x-from: canister") && text.ends_with("a page"), "{text}");
     let by_host = live.url.replace("localhost", &format!("{}.localhost", live.canister));
-    assert_eq!(http(&live, "GET", &by_host, &[]).0, 203);
-    assert_eq!(http(&live, "GET", &live.url, &[]).0, 400);
+    assert_eq!(http("GET", &by_host, &[]).0, 203);
+    assert_eq!(http("GET", &format!("{}page", live.url), &[]).0, 400, "no canister is named");
+}
+
+#[test]
+fn a_page_got_by_canister_id_may_ask_for_its_parts() {
+    let live = live();
+    let referer = format!("referer: {}?canisterId={}\r\n", live.url, live.canister);
+    let answer = send_with("GET", &format!("{}style.css", live.url), &referer, &[]);
+    assert_eq!(answer.status, 203);
+}
+
+#[test]
+fn a_web_request_that_changes_something_becomes_an_update() {
+    #[derive(candid::CandidType)]
+    struct HttpResponse {
+        status_code: u16,
+        headers: Vec<(String, String)>,
+        body: Vec<u8>,
+        upgrade: Option<bool>,
+    }
+    let reply = |status_code, body: &[u8], upgrade| {
+        let (headers, body) = (vec![], body.to_vec());
+        candid::encode_one(HttpResponse { status_code, headers, body, upgrade }).unwrap()
+    };
+    let escaped = |bytes: &[u8]| bytes.iter().map(|b| format!("\\{b:02x}")).collect::<String>();
+    let (upgrade, done) = (reply(200, b"", Some(true)), reply(201, b"changed", None));
+    let wat = format!(
+        r#"(module
+          (import "ic0" "msg_reply_data_append" (func $append (param i32 i32)))
+          (import "ic0" "msg_reply" (func $reply))
+          (memory 1)
+          (data (i32.const 0) "{}")
+          (data (i32.const 1000) "{}")
+          (func (export "canister_query http_request")
+            (call $append (i32.const 0) (i32.const {})) (call $reply))
+          (func (export "canister_update http_request_update")
+            (call $append (i32.const 1000) (i32.const {})) (call $reply)))"#,
+        escaped(&upgrade),
+        escaped(&done),
+        upgrade.len(),
+        done.len(),
+    );
+    let live = live();
+    let canister = live.pic.create_canister();
+    live.pic.install_canister(canister, wat::parse_str(wat).unwrap(), vec![], None);
+    let url = format!("{}change?canisterId={canister}", live.url);
+    let answer = send("POST", &url, b"");
+    assert_eq!((answer.status, &answer.body[..]), (201, &b"changed"[..]));
+}
+
+#[test]
+fn the_dashboard_shows_canisters_and_what_they_did() {
+    let live = live();
+    let agent = live.agent(basic(1));
+    live.update(&agent, "inc", &[]).unwrap();
+    live.update(&agent, "inc_and_trap", &[]).unwrap_err();
+    let (status, page) = http("GET", &live.url, &[]);
+    assert_eq!(status, 200);
+    for part in [&*live.canister.to_text(), "update inc<", "update inc_and_trap<", "boom"] {
+        assert!(page.contains(part), "{part} is missing in {page}");
+    }
+    // Without scripts, and nothing may be loaded: a canister's texts stay texts.
+    assert!(page.contains("content-security-policy: default-src 'none'"), "{page}");
+    let server = http("GET", live.pic.get_server_url().as_str(), &[]).1;
+    assert!(server.contains(&live.canister.to_text()), "the server shows all its instances");
+}
+
+#[test]
+fn a_target_limits_what_may_be_read_too() {
+    let live = live();
+    let call = RawCall::new();
+    assert_eq!(call.send(&live, live.canister).0, 200);
+    let id = call.content(live.canister).to_request_id();
+    let read = |targets: Vec<Principal>| {
+        let mut reader = RawCall::new();
+        reader.delegate(now_nanos() + 60_000_000_000, Some(targets));
+        let content = EnvelopeContent::ReadState {
+            ingress_expiry: reader.expiry,
+            sender: reader.identity.sender().unwrap(),
+            paths: vec![vec!["request_status".into(), id.to_vec().into()]],
+        };
+        let url = format!("{}api/v3/canister/{}/read_state", live.url, live.canister);
+        http("POST", &url, &reader.envelope(content)).0
+    };
+    assert_eq!(read(vec![live.canister]), 200);
+    assert_eq!(read(vec![anyone()]), 403);
 }
 
 #[test]
 fn the_server_says_who_it_is() {
     let live = live();
-    let (status, text) = http(&live, "GET", &format!("{}_/localic", live.url), &[]);
+    let (status, text) = http("GET", &format!("{}_/localic", live.url), &[]);
     assert_eq!(status, 200);
     assert!(text.contains("\"server\":\"local-ic\""), "{text}");
 }

@@ -180,6 +180,47 @@ fn an_outcall_is_answered_by_the_test() {
 }
 
 #[test]
+fn an_outcall_whose_nodes_disagree_fails() {
+    use ic_management_canister_types::HttpRequestArgs;
+    use pocket_ic::common::rest::{
+        CanisterHttpReply, CanisterHttpResponse, MockCanisterHttpResponse,
+    };
+
+    let pic = builder().with_system_subnet().build();
+    // Where it costs nothing, and thirteen nodes have to agree.
+    let system = pic.topology().get_system_subnets()[0];
+    let canister = pic.create_canister_on_subnet(None, None, system);
+    pic.install_canister(canister, canister_wasm(), vec![], None);
+    let args = HttpRequestArgs { url: "https://example.com/".to_owned(), ..Default::default() };
+    let arg = candid::encode_one(args).unwrap();
+    let arg = call_arg(Principal::management_canister(), "http_request", &arg);
+    let answer = |body: usize| {
+        CanisterHttpResponse::CanisterHttpReply(CanisterHttpReply {
+            status: 200,
+            headers: vec![],
+            body: vec![body as u8],
+        })
+    };
+    let told = |differing: usize| {
+        let id = pic.submit_call(canister, anyone(), "call", arg.clone()).unwrap();
+        pic.tick();
+        let pending = &pic.get_canister_http()[0];
+        pic.mock_canister_http_response(MockCanisterHttpResponse {
+            subnet_id: pending.subnet_id,
+            request_id: pending.request_id,
+            response: answer(0),
+            additional_responses: (1..13).map(|node| answer(node.min(differing))).collect(),
+        });
+        pic.await_call(id).unwrap()
+    };
+    assert!(String::from_utf8_lossy(&told(12)).contains("No consensus"));
+    // Twelve of thirteen agree.
+    let agreed: ic_management_canister_types::HttpRequestResult =
+        candid::decode_one(&told(1)).unwrap();
+    assert_eq!(agreed.body, [1]);
+}
+
+#[test]
 fn a_caller_in_flight_survives_in_the_state_directory() {
     use pocket_ic::PocketIcState;
 

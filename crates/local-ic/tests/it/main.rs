@@ -4,7 +4,10 @@
 
 mod agent;
 mod calls;
+mod dfx;
 mod execution;
+mod forgery;
+mod icp;
 mod lab;
 mod lifecycle;
 mod metering;
@@ -12,5 +15,6 @@ mod process;
 mod rollback;
 mod settings;
 mod snapshots;
+mod start;
 mod support;
 mod system_api;

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use pocket_ic::{PocketIcBuilder, PocketIcState};
 
@@ -12,18 +11,6 @@ fn server(args: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.args(args).stdin(Stdio::null()).stderr(Stdio::null());
     command
-}
-
-/// Waits for something another process does; there is nothing to be notified by.
-fn wait_for<T>(mut found: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        if let Some(found) = found() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "it never happened");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn port(file: &Path) -> u16 {

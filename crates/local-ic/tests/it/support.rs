@@ -1,7 +1,10 @@
 //! An instance with a canister on it, and short ways to call it.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Once;
+use std::time::{Duration, Instant, SystemTime};
 
 use candid::{CandidType, Principal};
 use pocket_ic::{PocketIc, PocketIcBuilder, RejectResponse};
@@ -93,4 +96,51 @@ pub fn read(pic: &PocketIc, canister: Principal) -> Counters {
 pub fn call_arg(callee: Principal, method: &str, payload: &[u8]) -> Vec<u8> {
     let callee = callee.as_slice();
     [&[callee.len() as u8], callee, &[method.len() as u8], method.as_bytes(), payload].concat()
+}
+
+pub fn now_nanos() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap().as_nanos() as u64
+}
+
+/// An HTTP answer, in pieces.
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+/// A request over a plain socket: one header fewer to agree on with any client library.
+pub fn send(method: &str, url: &str, body: &[u8]) -> Answer {
+    send_with(method, url, "content-type: application/cbor\r\n", body)
+}
+
+/// The same with these header lines.
+pub fn send_with(method: &str, url: &str, headers: &str, body: &[u8]) -> Answer {
+    let (host, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let port = host.rsplit_once(':').unwrap().1;
+    let mut socket = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+    let length = body.len();
+    let head = format!(
+        "{method} /{path} HTTP/1.1\r\nhost: {host}\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    socket.write_all(body).unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    Answer { status: head[9..12].parse().unwrap(), head, body: answer.split_off(end + 4) }
+}
+
+/// Waits for something another process does; there is nothing to be notified by.
+pub fn wait_for<T>(mut found: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "it never happened");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
