@@ -14,7 +14,8 @@
 //! From the outside in: [`server`] holds the instances; an [`instance`] is an [`ic::Ic`] behind a
 //! lock; [`exec`], [`query`], [`install`] and [`mgmt`] are what can happen to it; [`wasm`] runs
 //! code; [`cert`], [`state_tree`] and [`verify`] are what agents check and what is checked of
-//! them; [`save`] keeps an instance between runs, [`snapshots`] a canister within one; [`dashboard`] shows it to people.
+//! them; [`save`] keeps an instance between runs, [`snapshots`] a canister within one;
+//! [`dashboard`] shows it to people.
 
 pub mod activity;
 pub mod cert;
