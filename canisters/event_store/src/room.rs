@@ -9,7 +9,7 @@ use crate::runtime;
 /// What a read may use of the 5 G instructions that a query has; the rest is for the reply.
 const READ_INSTRUCTIONS_MAX: u64 = 4_000_000_000;
 /// What a save may use of the 40 G that an update has. One more event never needs what is left: with
-/// 5,000 tags, in the place of another with 5,000 tags, it takes 0.7 G.
+/// 5,000 tags, in the place of another with 5,000 tags, it takes 0.3 G.
 const SAVE_INSTRUCTIONS_MAX: u64 = 30_000_000_000;
 
 pub fn is_time_to_read() -> bool {

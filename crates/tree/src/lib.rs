@@ -5,11 +5,13 @@
 //! entry   leaf, level 0: key | value      above: key | child 4 | summary        ascending by key
 //! ```
 //! A B+-tree. A store pays for every byte of every key for ever, so a page holds keys and nothing
-//! else: no pointers, no lengths, no keys of siblings. What is large in `StableBTreeMap`, 60 to 70
-//! bytes for a key of 22, is about 30 here, and inserting costs a fifth.
+//! else: no pointers, no lengths, no keys of siblings. A key of 22 bytes takes 27 here, where it takes
+//! 45 to 70 in `StableBTreeMap`; with a million events, to put it in takes 16 k instructions instead of
+//! 70 k, and to find the start of a walk 10 k instead of 52 k.
 //!
 //! Why entries are packed against the page's end: an insert moves those before it, and most of our
-//! keys are the newest, hence the first, of their group. How pages are split says `Tree::cut_before_group`.
+//! keys are the newest, hence the first, of their group. A full page shares with a neighbour, if that
+//! has room for an eighth of a page; else it is split, and `Tree::cut_before_group` says where.
 //!
 //! In a page above the leaves the first key is no bound: whatever is below the second key lies under
 //! the first child. The others are bounds: child `i` has the keys from key `i` to below key `i + 1`.
@@ -388,7 +390,7 @@ impl<const KEY: usize, const VALUE: usize, M: Memory, S: Summary> Tree<KEY, VALU
     }
 
     /// Divides the entries of a leaf, in `bytes` with one too many, between it and a neighbour under the
-    /// same parent. False: none has room worth the work, a quarter of a page.
+    /// same parent. False: none has room worth the work, an eighth of a page.
     fn share(
         &self,
         parent: &Step,
