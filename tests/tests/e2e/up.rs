@@ -92,6 +92,22 @@ async fn up_with_a_busy_port_says_which_and_starts_nothing() {
     assert!(!data.path().join("ic").exists(), "nothing was started");
 }
 
+#[tokio::test]
+async fn a_ruined_state_is_named_with_its_cure() {
+    let data = TempDir::new().unwrap();
+    std::fs::create_dir(data.path().join("ic")).unwrap();
+    // Whichever of the two servers looks at it.
+    for file in ["local-ic.json", "topology.json"] {
+        std::fs::write(data.path().join("ic").join(file), "ruined").unwrap();
+    }
+    let up = start(data.path(), free_ports());
+    let status = tokio::time::timeout(PATIENCE, up.ended()).await.expect("it ends by itself");
+    assert_eq!(status.code(), Some(1));
+    let said = up.lines(Source::Stderr).join("\n");
+    let cure = format!("opening the state in {}", data.path().display());
+    assert!(said.contains(&cure) && said.contains("remove it"), "{said}");
+}
+
 /// Where a process can be found by its command line.
 #[cfg(target_os = "linux")]
 mod on_linux {
@@ -152,22 +168,6 @@ mod on_linux {
             eventually_same(url, &left_of(&events), async || client.fetch_all().await).await;
         }
         assert_eq!(up.stop().await.unwrap().code(), Some(0));
-    }
-
-    #[tokio::test]
-    async fn a_ruined_state_is_named_with_its_cure() {
-        let data = TempDir::new().unwrap();
-        fs::create_dir(data.path().join("ic")).unwrap();
-        // Whichever of the two servers looks at it.
-        for file in ["local-ic.json", "topology.json"] {
-            fs::write(data.path().join("ic").join(file), "ruined").unwrap();
-        }
-        let up = start(data.path(), free_ports());
-        let status = tokio::time::timeout(PATIENCE, up.ended()).await.expect("it ends by itself");
-        assert_eq!(status.code(), Some(1));
-        let said = up.lines(Source::Stderr).join("\n");
-        let cure = format!("opening the state in {}", data.path().display());
-        assert!(said.contains(&cure) && said.contains("remove it"), "{said}");
     }
 
     fn is_free(port: u16) -> bool {
