@@ -10,7 +10,9 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use candid::{CandidType, Principal, utils::ArgumentEncoder};
 use futures_util::FutureExt;
 use interface::{Answer, Argument, Done, Init, Member, Role, Status};
-use pocket_ic::{PocketIcBuilder, RejectResponse, nonblocking::PocketIc};
+use pocket_ic::{
+    PocketIcBuilder, RejectResponse, common::rest::BlobCompression, nonblocking::PocketIc,
+};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
@@ -149,6 +151,18 @@ impl Ic {
 
     pub async fn status(&self) -> Result<Status> {
         self.query("status", ()).await
+    }
+
+    /// The canister's stable memory, as it is between two messages.
+    pub async fn stable_memory(&self) -> Result<Vec<u8>> {
+        unpanicked("reading stable memory", self.pic.get_stable_memory(self.canister())).await
+    }
+
+    /// Puts another stable memory under the canister. What runs keeps a heap that does not fit it:
+    /// upgrade next.
+    pub async fn set_stable_memory(&self, gzipped: Vec<u8>) -> Result<()> {
+        let set = self.pic.set_stable_memory(self.canister(), gzipped, BlobCompression::Gzip);
+        unpanicked("writing stable memory", set).await
     }
 
     /// Asks the canister, as its operator.

@@ -1,9 +1,11 @@
 //! What deployments rely on: `dfx.json` and `icp.yaml` say the same, name files that are there, and
 //! carry an argument that the canister understands; what is installed tells its contract.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, io::Read, path::PathBuf};
 
-use candid::Decode;
+use candid::{Decode, types::FuncMode};
+use candid_parser::utils::CandidSource;
+use flate2::read::GzDecoder;
 use ic_agent::Agent;
 use interface::Argument;
 use serde::Deserialize;
@@ -93,6 +95,45 @@ fn both_tools_give_the_canister_the_same_settings() {
             .collect()
     };
     assert_eq!(names(&dfx), names(&icp));
+}
+
+/// Entry points that the system calls by name, and nobody else can.
+const HOOKS: [&str; 4] = [
+    "canister_init",
+    "canister_post_upgrade",
+    "canister_inspect_message",
+    "canister_on_low_wasm_memory",
+];
+
+#[test]
+fn the_module_exports_the_methods_of_the_contract_and_nothing_else() {
+    let mut module = Vec::new();
+    GzDecoder::new(&artifacts().wasm().unwrap()[..]).read_to_end(&mut module).unwrap();
+    let exports: BTreeSet<String> = wasmparser::Parser::new(0)
+        .parse_all(&module)
+        .filter_map(|payload| match payload.unwrap() {
+            wasmparser::Payload::ExportSection(exports) => Some(exports),
+            _ => None,
+        })
+        .flatten()
+        .map(|export| export.unwrap().name.to_owned())
+        .filter(|name| name.starts_with("canister") && !HOOKS.contains(&name.as_str()))
+        // How ic-cdk-timers comes back to the canister; it refuses all other callers.
+        .filter(|name| name != "canister_update <ic-cdk internal> timer_executor")
+        .collect();
+    assert_eq!(exports, methods_of_the_contract());
+}
+
+fn methods_of_the_contract() -> BTreeSet<String> {
+    let (types, service) = CandidSource::File(&in_checkout(CONTRACT)).load().unwrap();
+    let service = service.unwrap();
+    let methods = types.as_service(&service).unwrap().iter();
+    methods
+        .map(|(name, method)| {
+            let is_query = types.as_func(method).unwrap().modes.contains(&FuncMode::Query);
+            format!("canister_{} {name}", if is_query { "query" } else { "update" })
+        })
+        .collect()
 }
 
 #[tokio::test]

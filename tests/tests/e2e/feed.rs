@@ -28,13 +28,13 @@ fn now() -> Timestamp {
 }
 
 /// Somebody who follows the log of a world's canister.
-struct Follower<'a> {
+pub struct Follower<'a> {
     world: &'a World,
     root_key: Vec<u8>,
 }
 
 impl Follower<'_> {
-    async fn of(world: &World) -> Follower<'_> {
+    pub async fn of(world: &World) -> Follower<'_> {
         let agent = Agent::builder().with_url(world.ic.gateway()).build().unwrap();
         agent.fetch_root_key().await.unwrap();
         Follower { world, root_key: agent.read_root_key() }
@@ -62,7 +62,7 @@ impl Follower<'_> {
     }
 
     /// The whole log, each page proven.
-    async fn proven_log(&self, entries_max: u64) -> Vec<Change> {
+    pub async fn proven_log(&self, entries_max: u64) -> Vec<Change> {
         let mut log = Vec::new();
         loop {
             let request = request(log.len() as u64, entries_max);

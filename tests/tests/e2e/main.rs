@@ -16,6 +16,7 @@ mod events;
 mod feed;
 mod figures;
 mod forgeries;
+mod golden;
 mod membership;
 mod outages;
 mod sharing;
