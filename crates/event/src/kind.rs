@@ -25,6 +25,10 @@ pub enum Class {
 impl Kind {
     /// A deletion request (NIP-09).
     pub const DELETION: Kind = Kind(5);
+    /// A request to vanish (NIP-62).
+    pub const VANISH: Kind = Kind(62);
+    /// An encrypted event for the one it names (NIP-59).
+    pub const GIFT_WRAP: Kind = Kind(1059);
 
     /// The class of this kind. Kinds that NIP-01 leaves unclassified count as regular.
     pub fn class(self) -> Class {

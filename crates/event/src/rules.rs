@@ -1,11 +1,19 @@
 //! What an arriving event does to those already held: NIP-01 versions, NIP-09 deletions, NIP-40
-//! expiry. Both stores follow [`judge`]; it decides and they write.
+//! expiry, NIP-62 requests to vanish. Both stores follow [`judge`]; it decides and they write.
 //!
 //! Nothing here depends on the order in which a deletion and its target arrive: a deletion leaves
 //! tombstones, by (id, author) and by address, that keep its targets out later. They name the author,
-//! so a stranger's deletion blocks nothing.
+//! so a stranger's deletion blocks nothing. A request to vanish leaves a date, up to which nothing of
+//! its author comes (back), its deletions included; what these deleted stays deleted. Requests to
+//! vanish themselves are kept: no deletion and no other request touches them.
+//!
+//! A store takes out what has expired before it asks [`judge`]: an expired version must not keep an
+//! older one out only because nobody has swept yet.
 
-use crate::{Address, Class, Event, EventId, Kind, PublicKey, Timestamp};
+use crate::{
+    Address, Class, Event, EventId, Filter, Kind, Packed, PublicKey, TagName, Timestamp,
+    packed::Value,
+};
 
 /// An event that a store holds, as far as the rules look at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +35,17 @@ pub trait Holdings {
     fn is_deleted(&self, id: &EventId, author: &PublicKey) -> Result<bool, Self::Error>;
     /// Up to which date the author deleted all versions at this address.
     fn deleted_until(&self, address: &Address) -> Result<Option<Timestamp>, Self::Error>;
+    /// Up to which date `who` has vanished.
+    fn vanished_until(&self, who: &PublicKey) -> Result<Option<Timestamp>, Self::Error>;
+    /// Whether whoever runs the store keeps the event `id` out. Asked only of deletions and requests
+    /// to vanish, which their authors cannot delete; others have tombstones in their authors' names.
+    fn is_barred(&self, _id: &EventId) -> Result<bool, Self::Error> {
+        Ok(false)
+    }
+    /// Whether a request to vanish from this relay means this store. `ALL_RELAYS` always does.
+    fn is_ours(&self, _relay: &str) -> bool {
+        false
+    }
 }
 
 /// What becomes of an arriving event.
@@ -38,7 +57,7 @@ pub enum Verdict {
     Duplicate,
     /// A newer version of it is held, or an equally old one with a lower id.
     Superseded,
-    /// Its author asked for its deletion.
+    /// Its author asked for its deletion, or vanished.
     Deleted,
     /// Its expiration tag lies in the past.
     Expired,
@@ -55,6 +74,16 @@ pub struct Effects {
     pub tombstones: Vec<EventId>,
     /// Addresses of which no version up to this event's date may come (back).
     pub address_tombstones: Vec<Address>,
+    /// All that this takes goes, and comes no more. There can be any number of them, so `remove`
+    /// does not name them.
+    pub vanish: Option<Vanish>,
+}
+
+/// What one request to vanish takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vanish {
+    pub who: PublicKey,
+    pub until: Timestamp,
 }
 
 /// Why a stored event went.
@@ -64,6 +93,10 @@ pub enum Removal {
     Superseded,
     /// Its author asked for it.
     Deleted,
+    /// Its time was over.
+    Expired,
+    /// Its author vanished, or, of a gift wrap, its receiver.
+    Vanished,
 }
 
 impl Removal {
@@ -72,6 +105,8 @@ impl Removal {
         match self {
             Removal::Superseded => "superseded",
             Removal::Deleted => "deleted",
+            Removal::Expired => "expired",
+            Removal::Vanished => "vanished",
         }
     }
 }
@@ -85,15 +120,14 @@ pub fn judge<H: Holdings>(
     if event.kind.class() == Class::Ephemeral {
         return Ok(Verdict::Ephemeral);
     }
-    if holdings.by_id(&event.id)?.is_some() {
-        return Ok(Verdict::Duplicate);
-    }
     if event.expiration().is_some_and(|at| at <= now) {
         return Ok(Verdict::Expired);
     }
-    // A deletion cannot be deleted, whichever of the two came first.
-    if event.kind != Kind::DELETION && holdings.is_deleted(&event.id, &event.pubkey)? {
+    if is_kept_out(holdings, event)? {
         return Ok(Verdict::Deleted);
+    }
+    if holdings.by_id(&event.id)?.is_some() {
+        return Ok(Verdict::Duplicate);
     }
     let mut effects = Effects::default();
     if let Some(address) = event.address() {
@@ -109,7 +143,76 @@ pub fn judge<H: Holdings>(
     if event.kind == Kind::DELETION {
         apply_deletion(holdings, event, &mut effects)?;
     }
+    if event.kind == Kind::VANISH && event.vanishes_from(|relay| holdings.is_ours(relay)) {
+        effects.vanish = Some(Vanish { who: event.pubkey, until: event.created_at });
+    }
     Ok(Verdict::Save(effects))
+}
+
+fn is_kept_out<H: Holdings>(holdings: &H, event: &Event) -> Result<bool, H::Error> {
+    let out = match event.kind {
+        Kind::VANISH => return holdings.is_barred(&event.id),
+        // A deletion cannot be deleted, whichever of the two came first.
+        Kind::DELETION => holdings.is_barred(&event.id)?,
+        _ => holdings.is_deleted(&event.id, &event.pubkey)?,
+    };
+    if out || has_vanished(holdings, &event.pubkey, event.created_at)? {
+        return Ok(true);
+    }
+    if event.kind == Kind::GIFT_WRAP {
+        for receiver in event.values_of("p").filter_map(|value| value.parse().ok()) {
+            if has_vanished(holdings, &receiver, event.created_at)? {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn has_vanished<H: Holdings>(
+    holdings: &H,
+    who: &PublicKey,
+    created_at: Timestamp,
+) -> Result<bool, H::Error> {
+    Ok(holdings.vanished_until(who)?.is_some_and(|until| created_at <= until))
+}
+
+impl Vanish {
+    /// Where to look for what it takes; [`Vanish::takes`] decides.
+    pub fn filters(&self) -> [Filter; 2] {
+        let until = Some(self.until);
+        let theirs = Filter { authors: Some(vec![self.who]), until, ..Filter::default() };
+        let p = TagName::new("p").expect("a letter");
+        let wraps = Filter {
+            kinds: Some(vec![Kind::GIFT_WRAP]),
+            tags: [(p, vec![self.who.to_string()])].into(),
+            until,
+            ..Filter::default()
+        };
+        [theirs, wraps]
+    }
+
+    /// Whether this event goes: one of theirs, or a gift wrap for them (NIP-59), up to the date.
+    pub fn takes(&self, event: &Packed<'_>) -> bool {
+        if event.created_at() > self.until || event.kind() == Kind::VANISH {
+            return false;
+        }
+        let is_for_them = || {
+            event.tags().any(|mut tag| {
+                tag.next() == Some(Value::Text("p")) && tag.next() == Some(Value::Hex(&self.who.0))
+            })
+        };
+        event.pubkey() == self.who || event.kind() == Kind::GIFT_WRAP && is_for_them()
+    }
+}
+
+/// When a packed event stops being valid: [`Event::expiration`], without unpacking it.
+pub fn expiration(event: &Packed<'_>) -> Option<Timestamp> {
+    let mut tags = event.tags();
+    let mut tag =
+        tags.find_map(|mut tag| (tag.next() == Some(Value::Text("expiration"))).then_some(tag))?;
+    let Some(Value::Text(value)) = tag.next() else { return None };
+    value.parse().ok().map(Timestamp)
 }
 
 /// Newest wins; of two equally old ones the lowest id (NIP-01).
@@ -125,7 +228,8 @@ fn apply_deletion<H: Holdings>(
     for id in deletion.deleted_ids() {
         match holdings.by_id(&id)? {
             // An id has one author for ever, so a stranger's request needs no tombstone.
-            Some(held) if held.pubkey != deletion.pubkey || held.kind == Kind::DELETION => continue,
+            Some(held) if held.pubkey != deletion.pubkey => continue,
+            Some(held) if matches!(held.kind, Kind::DELETION | Kind::VANISH) => continue,
             Some(_) => effects.remove.push((id, Removal::Deleted)),
             None => {}
         }
@@ -158,6 +262,11 @@ impl Event {
     /// When it stops being valid (NIP-40). A value that is no number says nothing.
     pub fn expiration(&self) -> Option<Timestamp> {
         self.values_of("expiration").next()?.parse().ok().map(Timestamp)
+    }
+
+    /// Whether this request to vanish is meant for a store that `is_ours` speaks for.
+    fn vanishes_from(&self, is_ours: impl Fn(&str) -> bool) -> bool {
+        self.values_of("relay").any(|relay| relay == "ALL_RELAYS" || is_ours(relay))
     }
 
     /// The ids that this deletion request names, each once.

@@ -1,7 +1,7 @@
 //! The dumb twin of every store, and the random events to compare them on. For tests only.
 //!
-//! [`NaiveStore`] keeps a `Vec`, scans it for every question and has no other state than the events
-//! it accepted and the deletions among them. Random events come from a small world (three authors,
+//! [`NaiveStore`] keeps a `Vec`, scans it for every question and has little other state than the
+//! events it accepted. Random events come from a small world (three authors,
 //! a few dates, kinds and tag values), so that they replace, delete and tie with each other often.
 
 use proptest::{collection::vec, option, prelude::*};
@@ -62,16 +62,24 @@ impl Author {
 /// A store written to be obviously right.
 #[derive(Clone, Debug, Default)]
 pub struct NaiveStore {
+    now: Timestamp,
     live: Vec<Event>,
+    /// All deletions and requests to vanish that were ever taken: what they did stays done.
+    requests: Vec<Event>,
+    barred: Vec<EventId>,
 }
 
 impl NaiveStore {
-    /// Takes an event as NIP-01 and NIP-09 have it; says whether it is now held.
+    /// Takes an event as NIP-01, NIP-09, NIP-40 and NIP-62 have it; says whether it is now held.
     pub fn save(&mut self, event: &Event) -> bool {
         if self.live.contains(event) {
             return true;
         }
-        if event.kind.class() == Class::Ephemeral || self.is_deleted(event) {
+        if event.kind.class() == Class::Ephemeral
+            || has_expired(event, self.now)
+            || self.barred.contains(&event.id)
+            || self.requests.iter().any(|request| takes_out(request, event))
+        {
             return false;
         }
         let newer_is_here = |held: &Event| {
@@ -83,9 +91,34 @@ impl NaiveStore {
             return false;
         }
         self.live.retain(|held| !is_same_version(held, event));
-        self.live.retain(|held| !deletes(event, held));
+        self.live.retain(|held| !takes_out(event, held));
         self.live.push(event.clone());
+        if matches!(event.kind, Kind::DELETION | Kind::VANISH) {
+            self.requests.push(event.clone());
+        }
         true
+    }
+
+    /// Sets the clock, which stands at 0 at first: what has expired by then is over.
+    pub fn set_time(&mut self, now: Timestamp) {
+        self.now = now;
+        self.live.retain(|event| !has_expired(event, now));
+    }
+
+    /// Takes an event out, as who runs the store can; says whether it was there.
+    pub fn delete(&mut self, id: &EventId, for_ever: bool) -> bool {
+        let before = self.live.len();
+        self.live.retain(|event| event.id != *id);
+        let was_there = self.live.len() < before;
+        if was_there && for_ever {
+            self.barred.push(*id);
+        }
+        was_there
+    }
+
+    /// Forgets all but the time.
+    pub fn clear(&mut self) {
+        *self = NaiveStore { now: self.now, ..NaiveStore::default() };
     }
 
     /// All that is held.
@@ -108,11 +141,6 @@ impl NaiveStore {
         found.dedup();
         found
     }
-
-    /// Deletions are never deleted, so those that are held are all there ever were.
-    fn is_deleted(&self, event: &Event) -> bool {
-        self.live.iter().any(|held| deletes(held, event))
-    }
 }
 
 fn sort(events: &mut [Event]) {
@@ -123,8 +151,23 @@ fn is_same_version(one: &Event, other: &Event) -> bool {
     one.address().is_some() && one.address() == other.address()
 }
 
+fn has_expired(event: &Event, now: Timestamp) -> bool {
+    let tag = event.tags.iter().find(|tag| tag.name() == Some("expiration"));
+    let date = tag.and_then(|tag| tag.value()).and_then(|value| value.parse::<u64>().ok());
+    date.is_some_and(|date| date <= now.0)
+}
+
+/// Whether `request` takes `event` out, or keeps it out.
+fn takes_out(request: &Event, event: &Event) -> bool {
+    match request.kind.0 {
+        5 => deletes(request, event),
+        62 => vanishes(request, event),
+        _ => false,
+    }
+}
+
 fn deletes(deletion: &Event, target: &Event) -> bool {
-    if deletion.kind.0 != 5 || target.kind.0 == 5 || deletion.pubkey != target.pubkey {
+    if matches!(target.kind.0, 5 | 62) || deletion.pubkey != target.pubkey {
         return false;
     }
     deletion.tags.iter().any(|tag| match tag.name() {
@@ -137,8 +180,21 @@ fn deletes(deletion: &Event, target: &Event) -> bool {
     })
 }
 
+fn vanishes(request: &Event, target: &Event) -> bool {
+    let has = |event: &Event, name: &str, value: &str| {
+        event.tags.iter().any(|tag| tag.name() == Some(name) && tag.value() == Some(value))
+    };
+    has(request, "relay", "ALL_RELAYS")
+        && target.kind.0 != 62
+        && target.created_at <= request.created_at
+        && (target.pubkey == request.pubkey
+            || target.kind.0 == 1059 && has(target, "p", &request.pubkey.to_string()))
+}
+
 const AUTHORS: u8 = 3;
-const KINDS: [u16; 8] = [0, 1, 7, 10_002, 20_001, 30_023, 30_024, 65_535];
+const KINDS: [u16; 9] = [0, 1, 7, 1_059, 10_002, 20_001, 30_023, 30_024, 65_535];
+/// When random events expire, if they do. Stores that should hold them have an earlier time.
+pub const EXPIRATIONS: std::ops::Range<u64> = 10_000..10_008;
 const VALUES: [&str; 4] = ["", "a", "blue", "no such thing"];
 const LETTERS: [&str; 3] = ["t", "d", "E"];
 
@@ -155,13 +211,19 @@ fn tag() -> impl Strategy<Value = Tag> {
     prop_oneof![
         8 => named.prop_map(|(name, value)| Tag(vec![name.into(), value.into()])),
         2 => author().prop_map(|author| Tag(vec!["p".into(), author.pubkey().to_string()])),
+        1 => expiration().prop_map(|date| Tag(vec!["expiration".into(), date])),
         1 => Just(Tag(vec!["t".into()])),
         1 => Just(Tag(vec![])),
         1 => vec(any::<String>(), 0..4).prop_map(Tag),
     ]
 }
 
-/// A signed event of any kind but deletions.
+/// The dates around [`EXPIRATIONS`]' end, and what is no date.
+fn expiration() -> impl Strategy<Value = String> {
+    prop_oneof![4 => EXPIRATIONS.prop_map(|date| date.to_string()), 1 => Just("soon".to_owned())]
+}
+
+/// A signed event of any kind but deletions and requests to vanish.
 pub fn event() -> impl Strategy<Value = Verified> {
     let kind = prop::sample::select(&KINDS[..]).prop_map(Kind);
     let content = prop_oneof![Just(String::new()), any::<String>()];
@@ -172,13 +234,22 @@ pub fn event() -> impl Strategy<Value = Verified> {
     )
 }
 
-/// Events in order of arrival, with repetitions, and with deletions of some of them (also by
-/// strangers, also before they arrive, also of deletions).
+/// Events in order of arrival, with repetitions, with deletions of some of them (also by strangers,
+/// also before they arrive, also of deletions), and now and then a request to vanish.
 pub fn arrivals(most: usize) -> impl Strategy<Value = Vec<Verified>> {
     let deletion = (author(), date(), vec((any::<prop::sample::Index>(), any::<bool>()), 1..4));
-    (vec(event(), 1..most), vec((deletion, any::<prop::sample::Index>()), 0..most / 4 + 1))
-        .prop_map(|(events, deletions)| {
+    let deletions = vec((deletion, any::<prop::sample::Index>()), 0..most / 4 + 1);
+    let requests = prop_oneof![
+        3 => Just(Vec::new()),
+        1 => vec((vanish_request(), any::<prop::sample::Index>()), 1..3),
+    ];
+    (vec(event(), 1..most), requests, deletions)
+        .prop_map(|(events, requests, deletions)| {
             let mut arrivals = events;
+            for (request, place) in requests {
+                let place = place.index(arrivals.len() + 1);
+                arrivals.insert(place, request);
+            }
             for ((author, created_at, targets), place) in deletions {
                 let tags = targets.iter().map(|(target, by_address)| {
                     deletion_tag(target.get::<Verified>(&arrivals), *by_address)
@@ -198,6 +269,15 @@ pub fn arrivals(most: usize) -> impl Strategy<Value = Vec<Verified>> {
             arrivals.extend(repeated);
             arrivals
         })
+}
+
+/// To all relays, or to one that is not ours.
+fn vanish_request() -> impl Strategy<Value = Verified> {
+    let relay = prop::sample::select(&["ALL_RELAYS", "ALL_RELAYS", "wss://elsewhere.example"][..]);
+    (author(), date(), relay).prop_map(|(author, created_at, relay)| {
+        let tags = vec![Tag(vec!["relay".into(), relay.into()])];
+        author.sign_owned(created_at, Kind::VANISH, tags, String::new())
+    })
 }
 
 fn deletion_tag(target: &Event, by_address: bool) -> Tag {

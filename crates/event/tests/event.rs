@@ -315,6 +315,10 @@ impl Ruled {
     fn arrive(&mut self, event: &Event) {
         if let Verdict::Save(effects) = judge(self, event, Timestamp(0)).unwrap() {
             self.live.retain(|held| !effects.remove.iter().any(|(id, _)| *id == held.id));
+            if let Some(vanish) = effects.vanish {
+                let is_taken = |held: &Event| vanish.takes(&Packed::trusted(&held.pack()).unwrap());
+                self.live.retain(|held| !is_taken(held));
+            }
             self.live.push(event.clone());
             self.effects.push((event.pubkey, effects, event.created_at));
         }
@@ -346,6 +350,135 @@ impl Holdings for Ruled {
     fn deleted_until(&self, address: &event::Address) -> Result<Option<Timestamp>, Self::Error> {
         let naming = self.effects.iter().filter(|(_, e, _)| e.address_tombstones.contains(address));
         Ok(naming.map(|(_, _, at)| *at).max())
+    }
+
+    fn vanished_until(&self, who: &event::PublicKey) -> Result<Option<Timestamp>, Self::Error> {
+        let requests = self.effects.iter().filter_map(|(_, effects, _)| effects.vanish);
+        Ok(requests.filter(|vanish| vanish.who == *who).map(|vanish| vanish.until).max())
+    }
+
+    fn is_ours(&self, relay: &str) -> bool {
+        relay == "wss://ours.example"
+    }
+}
+
+/// What is left of these, in the order of their arrival.
+#[track_caller]
+fn check_left(arrivals: &[&Event], expected: &[&Event]) {
+    let mut ruled = Ruled::default();
+    arrivals.iter().for_each(|event| ruled.arrive(event));
+    let left: Vec<&Event> = ruled.live.iter().collect();
+    assert_eq!(left, expected);
+}
+
+/// The same in every order of arrival.
+#[track_caller]
+fn check_left_of_two(one: &Event, other: &Event, expected: &[&Event]) {
+    check_left(&[one, other], expected);
+    let backwards: Vec<&Event> = expected.iter().rev().copied().collect();
+    check_left(&[other, one], &backwards);
+}
+
+#[test]
+fn deletions_by_id_take_their_authors_events_only() {
+    let (alice, mallory) = (Author::new(1), Author::new(2));
+    let note = alice.sign(5, 1, &[], "note");
+    let names_it: &[&[&str]] = &[&["e", &note.id.to_string()]];
+    let deletion = alice.sign(1, 5, names_it, "older than what it names");
+    check_left_of_two(&note, &deletion, &[&deletion]);
+    let strangers = mallory.sign(9, 5, names_it, "");
+    check_left_of_two(&note, &strangers, &[&note, &strangers]);
+    let malformed: &[&[&str]] =
+        &[&["e"], &["e", "abc"], &["e", &note.id.to_string().to_uppercase()]];
+    let deletion = alice.sign(9, 5, malformed, "");
+    check_left_of_two(&note, &deletion, &[&note, &deletion]);
+}
+
+#[test]
+fn deletions_by_address_take_all_versions_up_to_their_date() {
+    let alice = Author::new(1);
+    let deletion = |kind: u16, d: &str| {
+        let address = format!("{kind}:{}:{d}", alice.pubkey());
+        alice.sign(5, 5, &[&["a", &address]], "")
+    };
+    for (kind, d) in [(10_002, ""), (0, ""), (30_023, "blog"), (30_023, "with:colons:")] {
+        let version = |at| alice.sign(at, kind, &[&["d", d]], "");
+        let deletion = deletion(kind, d);
+        check_left_of_two(&version(4), &deletion, &[&deletion]);
+        check_left_of_two(&version(5), &deletion, &[&deletion]);
+        check_left_of_two(&version(6), &deletion, &[&version(6), &deletion]);
+    }
+    let other = alice.sign(4, 30_023, &[&["d", "other"]], "");
+    let blogs = deletion(30_023, "blog");
+    check_left_of_two(&other, &blogs, &[&other, &blogs]);
+    // Of kinds without versions there is no address.
+    let note = alice.sign(4, 1, &[], "");
+    let notes = deletion(1, "");
+    check_left_of_two(&note, &notes, &[&note, &notes]);
+    let strangers = Author::new(2).sign(9, 5, &[&["a", &format!("0:{}:", alice.pubkey())]], "");
+    let profile = alice.sign(4, 0, &[], "");
+    check_left_of_two(&profile, &strangers, &[&profile, &strangers]);
+}
+
+#[test]
+fn deletions_and_requests_to_vanish_cannot_be_deleted() {
+    let alice = Author::new(1);
+    let deletion = alice.sign(5, 5, &[&["e", &"ab".repeat(32)]], "");
+    let request = alice.sign(1, 62, &[&["relay", "ALL_RELAYS"]], "");
+    for kept in [&deletion, &request] {
+        let second = alice.sign(9, 5, &[&["e", &kept.id.to_string()]], "");
+        check_left_of_two(kept, &second, &[kept, &second]);
+    }
+}
+
+#[test]
+fn who_vanishes_leaves_nothing_up_to_that_date_but_the_request() {
+    let (alice, bob) = (Author::new(1), Author::new(2));
+    let to =
+        |relay: &str| alice.sign(5, 62, &[&["relay", "wss://x.example"], &["relay", relay]], "");
+    let (all, ours, theirs) = (to("ALL_RELAYS"), to("wss://ours.example"), to("wss://y.example"));
+    let note = alice.sign(5, 1, &[], "");
+    let deletion = alice.sign(5, 5, &[&["e", &"ab".repeat(32)]], "");
+    let profile = alice.sign(5, 0, &[], "");
+    for gone in [&note, &deletion, &profile] {
+        check_left_of_two(gone, &all, &[&all]);
+        check_left_of_two(gone, &ours, &[&ours]);
+        check_left_of_two(gone, &theirs, &[gone, &theirs]);
+    }
+    let key = alice.pubkey().to_string();
+    let wrap = |at| bob.sign(at, 1_059, &[&["p", &bob.pubkey().to_string()], &["p", &key]], "");
+    check_left_of_two(&wrap(5), &all, &[&all]);
+    for kept in [
+        wrap(6),
+        alice.sign(6, 1, &[], "came back"),
+        bob.sign(5, 1, &[&["p", &key]], "speaks of her"),
+        bob.sign(5, 1_059, &[&["p", &bob.pubkey().to_string()], &["x", &key]], ""),
+        alice.sign(4, 62, &[&["relay", "ALL_RELAYS"]], "an earlier one"),
+    ] {
+        check_left_of_two(&kept, &all, &[&kept, &all]);
+    }
+    let nowhere = alice.sign(5, 62, &[&["r", "ALL_RELAYS"]], "");
+    check_left_of_two(&note, &nowhere, &[&note, &nowhere]);
+}
+
+#[test]
+fn what_a_vanished_deletion_deleted_stays_deleted() {
+    let alice = Author::new(1);
+    let later = alice.sign(9, 1, &[], "");
+    let deletion = alice.sign(4, 5, &[&["e", &later.id.to_string()]], "");
+    let request = alice.sign(5, 62, &[&["relay", "ALL_RELAYS"]], "");
+    check_left(&[&deletion, &request, &later], &[&request]);
+}
+
+#[test]
+fn packed_events_expire_when_events_do() {
+    let author = Author::new(1);
+    for values in [&["10"][..], &["soon"], &[], &["10", "5"], &["18446744073709551616"], &["-1"]] {
+        let first = [&["expiration"], values].concat();
+        let event = author.sign(5, 1, &[&["t", "x"], &first, &["expiration", "3"]], "");
+        let packed = event.pack();
+        let read = event::rules::expiration(&Packed::trusted(&packed).unwrap());
+        assert_eq!(read, event.expiration(), "{values:?}");
     }
 }
 
