@@ -4,12 +4,15 @@
 
 use event::{
     Address, Event, EventId, Packed, PackedError, PublicKey, Timestamp, Verified,
-    rules::{Effects, Held, Holdings, Verdict, judge},
+    rules::{Effects, Held, Holdings, Vanish, Verdict, judge},
 };
 use heed::{BytesDecode, Env, PutFlags, RoIter, RwTxn, WithoutTls};
-use index::{CREATED_AT_MAX, Seq, address_digest, keys_of, tombstone};
+use index::{CREATED_AT_MAX, Reader, Scan, Seq, Take, address_digest, keys_of, tombstone};
 
-use crate::databases::{Databases, LAYER2_CURSOR, NEXT_SEQ, Number};
+use crate::{
+    databases::{Databases, LAYER2_CURSOR, NEXT_SEQ, Number, expiry_key, expiry_of},
+    snapshot::View,
+};
 
 /// Who brought an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +119,10 @@ impl<'e> Change<'e> {
     ) -> Result<Change<'e>> {
         let txn = env.write_txn()?;
         let next = Seq(databases.numbers.get(&txn, NEXT_SEQ)?.unwrap_or(0));
-        Ok(Change { databases, txn, now, next })
+        let mut change = Change { databases, txn, now, next };
+        // The rules expect that nothing is held that has expired.
+        change.expire()?;
+        Ok(change)
     }
 
     /// Makes it durable, and returns the next seq. Nothing is synced if nothing was written.
@@ -204,6 +210,9 @@ impl<'e> Change<'e> {
         let seq = self.next;
         self.next = seq.next();
         self.leave_tombstones(&new.event, effects)?;
+        if let Some(vanish) = &effects.vanish {
+            self.take_out(vanish)?;
+        }
         self.insert(seq, &new.event, &new.packed)?;
         if origin == Origin::Client {
             self.databases.outbox.put(&mut self.txn, &seq.0, &())?;
@@ -254,6 +263,8 @@ impl<'e> Change<'e> {
     fn clear_events(&mut self) -> Result<()> {
         let Databases { events, ids, addresses, tombstones, address_tombstones, .. } =
             self.databases;
+        self.databases.vanished.clear(&mut self.txn)?;
+        self.databases.expiries.clear(&mut self.txn)?;
         events.clear(&mut self.txn)?;
         ids.clear(&mut self.txn)?;
         addresses.clear(&mut self.txn)?;
@@ -269,6 +280,9 @@ impl<'e> Change<'e> {
         if let Some(address) = event.address() {
             self.databases.addresses.put(&mut self.txn, &address_digest(&address), &seq.0)?;
         }
+        if let Some(date) = event.expiration() {
+            self.databases.expiries.put(&mut self.txn, &expiry_key(date, seq), &())?;
+        }
         self.databases.ids.put(&mut self.txn, &event.id.0, &seq.0)?;
         // Seqs only grow, so LMDB need not look for the place and fills its pages to the brim.
         self.databases.events.put_with_flags(&mut self.txn, PutFlags::APPEND, &seq.0, packed)
@@ -276,13 +290,16 @@ impl<'e> Change<'e> {
 
     /// Takes an event out with all that points at it, its row included. Its tombstones stay.
     fn remove(&mut self, seq: Seq) -> Result<()> {
-        let Databases { events, ids, addresses, outbox, aside, .. } = self.databases;
+        let Databases { events, ids, addresses, expiries, outbox, aside, .. } = self.databases;
         let Some(event) = self.event_at(seq)? else { return Ok(()) };
         for (index, key) in keys_of(&Packed::trusted(&event.pack()).map_err(damaged)?, seq) {
             self.databases.of(index).delete(&mut self.txn, key.as_ref())?;
         }
         if let Some(address) = event.address() {
             addresses.delete(&mut self.txn, &address_digest(&address))?;
+        }
+        if let Some(date) = event.expiration() {
+            expiries.delete(&mut self.txn, &expiry_key(date, seq))?;
         }
         ids.delete(&mut self.txn, &event.id.0)?;
         outbox.delete(&mut self.txn, &seq.0)?;
@@ -302,7 +319,30 @@ impl<'e> Change<'e> {
             let key = address_digest(address);
             self.databases.address_tombstones.put(&mut self.txn, &key, &until)?;
         }
+        if let Some(Vanish { who, until }) = effects.vanish {
+            let until = self.vanished_until(&who)?.max(Some(until)).unwrap_or(until).0;
+            self.databases.vanished.put(&mut self.txn, &who.0, &until)?;
+        }
         Ok(())
+    }
+
+    /// Removes what has expired.
+    fn expire(&mut self) -> Result<()> {
+        loop {
+            let first = self.databases.expiries.first(&self.txn)?;
+            match first.map(|(key, ())| expiry_of(key)) {
+                Some((date, seq)) if date <= self.now => self.remove(seq)?,
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Removes all that a request to vanish takes, however much it is.
+    fn take_out(&mut self, vanish: &Vanish) -> Result<()> {
+        let mut taken = Taken { vanish, seqs: Vec::new() };
+        let view = View { databases: self.databases, txn: &self.txn };
+        Scan::new(&vanish.filters()).page(&view, &mut taken)?;
+        taken.seqs.into_iter().try_for_each(|seq| self.remove(seq))
     }
 
     fn is_only_here(&self, seq: Seq) -> Result<bool> {
@@ -350,6 +390,25 @@ impl Holdings for Change<'_> {
     fn deleted_until(&self, address: &Address) -> Result<Option<Timestamp>> {
         let date = self.databases.address_tombstones.get(&self.txn, &address_digest(address))?;
         Ok(date.map(Timestamp))
+    }
+
+    fn vanished_until(&self, who: &PublicKey) -> Result<Option<Timestamp>> {
+        Ok(self.databases.vanished.get(&self.txn, &who.0)?.map(Timestamp))
+    }
+}
+
+/// Collects what a request to vanish takes.
+struct Taken<'a> {
+    vanish: &'a Vanish,
+    seqs: Vec<Seq>,
+}
+
+impl Reader for Taken<'_> {
+    fn take(&mut self, seq: Seq, event: &Packed<'_>) -> Take {
+        if self.vanish.takes(event) {
+            self.seqs.push(seq);
+        }
+        Take::More
     }
 }
 

@@ -7,6 +7,8 @@
 //! addresses           address digest 16    → seq              of the version held
 //! tombstones          (id, author) 16      →
 //! address_tombstones  address digest 16    → date 8           no version up to it may come
+//! vanished            public key 32        → date 8           nothing of theirs up to it may come
+//! expiries            date 8 | seq 8       →
 //! outbox              seq                  →                  to be sent to L2
 //! aside               seq                  → reason           refused by L2
 //! numbers             name                 → number 8         format, next seq, L2's cursor
@@ -14,17 +16,18 @@
 //! ```
 //! Numbers are 8 bytes, big-endian, so that byte order is their order.
 
+use event::Timestamp;
 use heed::{
     CommitOrAbort, Database, DatabaseOpener, Env, RwTxn, WithoutTls,
     byteorder::BigEndian,
     types::{Bytes, Str, U64, Unit},
 };
-use index::Index;
+use index::{Index, Seq};
 
 pub type Number = U64<BigEndian>;
 
 /// How many databases there are, for LMDB to make room.
-pub const DATABASES: u32 = 14;
+pub const DATABASES: u32 = 16;
 
 /// The layout above. A file with another number was written by another version.
 pub const FORMAT: u64 = 1;
@@ -42,6 +45,8 @@ pub struct Databases {
     pub addresses: Database<'static, Bytes, Number>,
     pub tombstones: Database<'static, Bytes, Unit>,
     pub address_tombstones: Database<'static, Bytes, Number>,
+    pub vanished: Database<'static, Bytes, Number>,
+    pub expiries: Database<'static, Bytes, Unit>,
     pub outbox: Database<'static, Number, Unit>,
     pub aside: Database<'static, Number, Str>,
     pub numbers: Database<'static, Str, Number>,
@@ -66,6 +71,8 @@ impl Databases {
                 create(opener, txn, "addresses")?,
                 create(opener, txn, "tombstones")?,
                 create(opener, txn, "address_tombstones")?,
+                create(opener, txn, "vanished")?,
+                create(opener, txn, "expiries")?,
                 create(opener, txn, "outbox")?,
                 create(opener, txn, "aside")?,
                 create(opener, txn, "numbers")?,
@@ -81,6 +88,8 @@ impl Databases {
             addresses,
             tombstones,
             address_tombstones,
+            vanished,
+            expiries,
             outbox,
             aside,
             numbers,
@@ -93,6 +102,8 @@ impl Databases {
             addresses,
             tombstones,
             address_tombstones,
+            vanished,
+            expiries,
             outbox,
             aside,
             numbers,
@@ -109,6 +120,21 @@ impl Databases {
     pub fn indexes(&self) -> &[Database<'static, Bytes, Unit>] {
         &self.indexes
     }
+}
+
+/// The key in `expiries`. Those that expire first come first.
+pub fn expiry_key(date: Timestamp, seq: Seq) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&date.0.to_be_bytes());
+    key[8..].copy_from_slice(&seq.0.to_be_bytes());
+    key
+}
+
+/// The date and the seq of a key in `expiries`.
+pub fn expiry_of(key: &[u8]) -> (Timestamp, Seq) {
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    let (date, seq) = key.split_at(8);
+    (Timestamp(number(date)), Seq(number(seq)))
 }
 
 fn create<'e, K: 'static, V: 'static>(

@@ -17,10 +17,12 @@
 //!   exists only beside its event, and it goes only when
 //!   1. L2 has answered for it ([`Writer::settle`]), or
 //!   2. the event itself came from L2 later, so L2 holds it, or
-//!   3. another event superseded or deleted it, and that one has a row of its own or came from L2.
+//!   3. another event superseded it, deleted it or made it vanish, and that one has a row of its own or came from L2.
 //!      L2 would refuse the old event once it has the new one, and it has it or is going to be asked.
+//!   4. the event expired, and L2 would refuse it.
 //! * What L2 refuses is not lost: its event stays here, and its row is kept aside with the reason.
 //! * An event that came from L2 never gets a row, so nothing echoes.
+//! * What has expired is not read any more, and goes with the next write.
 //! * After a commit failed, nothing is written any more: what lies on the disk is then unknown, and a
 //!   second fsync may succeed without having written what the first could not.
 //!

@@ -1,31 +1,46 @@
-//! One read transaction: the store as it was at one commit.
+//! One read transaction: the store as it was at one commit, without what has expired since.
 
 use std::{borrow::Cow, ops::Bound};
 
-use event::EventId;
+use event::{EventId, Packed, Timestamp, rules::expiration};
 use heed::{
     Env, RoRange, RoTxn, WithoutTls,
     types::{Bytes, Unit},
 };
 use index::{Index, Key, Seq, Source};
 
-use crate::databases::{Databases, NEXT_SEQ};
+use crate::databases::{Databases, NEXT_SEQ, expiry_of};
 
 pub struct Snapshot<'e> {
     pub databases: &'e Databases,
     pub txn: RoTxn<'e, WithoutTls>,
+    /// None: of those that are held, none has expired.
+    expired_by: Option<Timestamp>,
 }
 
 impl<'e> Snapshot<'e> {
     pub fn open(
         env: &'e Env<WithoutTls>,
         databases: &'e Databases,
+        now: Timestamp,
     ) -> Result<Snapshot<'e>, heed::Error> {
-        Ok(Snapshot { databases, txn: env.read_txn()? })
+        let txn = env.read_txn()?;
+        let first = databases.expiries.first(&txn)?.map(|(key, ())| expiry_of(key).0);
+        let expired_by = first.is_some_and(|date| date <= now).then_some(now);
+        Ok(Snapshot { databases, txn, expired_by })
     }
 
     pub fn next_seq(&self) -> Result<Seq, heed::Error> {
         Ok(Seq(self.databases.numbers.get(&self.txn, NEXT_SEQ)?.unwrap_or(0)))
+    }
+
+    /// Whether this event is held but over.
+    pub fn hides(&self, event: &Packed<'_>) -> bool {
+        self.expired_by.is_some_and(|now| expiration(event).is_some_and(|date| date <= now))
+    }
+
+    fn view(&self) -> View<'_> {
+        View { databases: self.databases, txn: &self.txn }
     }
 }
 
@@ -37,16 +52,55 @@ impl Source for Snapshot<'_> {
         Self: 'a;
 
     fn walk(&self, index: Index, first: &Key, last: &Key) -> Result<Walk<'_>, heed::Error> {
-        let range = (Bound::Included(first.as_ref()), Bound::Included(last.as_ref()));
-        Ok(Walk(self.databases.of(index).range(&self.txn, &range)?))
+        self.view().walk_keys(index, first, last)
     }
 
     fn seq_of(&self, id: &EventId) -> Result<Option<Seq>, heed::Error> {
-        Ok(self.databases.ids.get(&self.txn, &id.0)?.map(Seq))
+        self.view().seq_of(id)
     }
 
     fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, heed::Error> {
-        Ok(self.databases.events.get(&self.txn, &seq.0)?.map(Cow::Borrowed))
+        let bytes = self.view().bytes(seq)?;
+        let is_seen = |bytes: &&[u8]| Packed::trusted(bytes).is_ok_and(|event| !self.hides(&event));
+        Ok(bytes.filter(is_seen).map(Cow::Borrowed))
+    }
+}
+
+/// All that a transaction holds, be it one that reads or one that writes.
+#[derive(Clone, Copy)]
+pub struct View<'t> {
+    pub databases: &'t Databases,
+    pub txn: &'t RoTxn<'t, WithoutTls>,
+}
+
+impl<'t> View<'t> {
+    fn walk_keys(self, index: Index, first: &Key, last: &Key) -> Result<Walk<'t>, heed::Error> {
+        let range = (Bound::Included(first.as_ref()), Bound::Included(last.as_ref()));
+        Ok(Walk(self.databases.of(index).range(self.txn, &range)?))
+    }
+
+    fn bytes(self, seq: Seq) -> Result<Option<&'t [u8]>, heed::Error> {
+        self.databases.events.get(self.txn, &seq.0)
+    }
+}
+
+impl Source for View<'_> {
+    type Error = heed::Error;
+    type Walk<'a>
+        = Walk<'a>
+    where
+        Self: 'a;
+
+    fn walk(&self, index: Index, first: &Key, last: &Key) -> Result<Walk<'_>, heed::Error> {
+        self.walk_keys(index, first, last)
+    }
+
+    fn seq_of(&self, id: &EventId) -> Result<Option<Seq>, heed::Error> {
+        Ok(self.databases.ids.get(self.txn, &id.0)?.map(Seq))
+    }
+
+    fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, heed::Error> {
+        Ok(self.bytes(seq)?.map(Cow::Borrowed))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Opening the store, and reading it.
 
 use std::{
+    borrow::Cow,
     fs::{self, File, TryLockError},
     io,
     ops::ControlFlow,
@@ -11,7 +12,7 @@ use std::{
 
 use event::{EventId, Filter, Packed, Timestamp};
 use heed::{Env, EnvOpenOptions, WithoutTls};
-use index::{Reader, Scan, Seq, Take};
+use index::{Reader, Scan, Seq, Source, Take};
 use tokio::sync::watch;
 
 use crate::{
@@ -147,7 +148,8 @@ impl Store {
             found => return Err(OpenError::Format { folder: folder.into(), found }),
         }
         sync_names(folder).map_err(|cause| failed(cause.into()))?;
-        let next = Snapshot::open(&env, &databases).and_then(|now| now.next_seq());
+        let next =
+            Snapshot::open(&env, &databases, (options.clock)()).and_then(|now| now.next_seq());
         let next = watch::Sender::new(next.map_err(failed)?);
         let inner = Arc::new(Inner { clock: options.clock, next, databases, env, _lock: lock });
         let writer = Writer::start(inner.clone()).map_err(|cause| failed(cause.into()))?;
@@ -177,14 +179,14 @@ impl Store {
 
     /// The event with this id, packed.
     pub fn get(&self, id: &EventId) -> Result<Option<Vec<u8>>, ReadError> {
-        let Snapshot { databases, txn } = &self.snapshot()?;
-        let Some(seq) = databases.ids.get(txn, &id.0)? else { return Ok(None) };
-        Ok(databases.events.get(txn, &seq)?.map(<[u8]>::to_vec))
+        let snapshot = self.snapshot()?;
+        let Some(seq) = snapshot.seq_of(id)? else { return Ok(None) };
+        Ok(snapshot.event(seq)?.map(Cow::into_owned))
     }
 
     /// Whether an event with this id is held.
     pub fn contains(&self, id: &EventId) -> Result<bool, ReadError> {
-        let Snapshot { databases, txn } = &self.snapshot()?;
+        let Snapshot { databases, txn, .. } = &self.snapshot()?;
         Ok(databases.ids.get(txn, &id.0)?.is_some())
     }
 
@@ -205,7 +207,11 @@ impl Store {
         let range = from.0..to.0;
         for row in snapshot.databases.events.range(&snapshot.txn, &range)? {
             let (seq, bytes) = row?;
-            if each(Seq(seq), &packed(bytes)?).is_break() {
+            let event = packed(bytes)?;
+            if snapshot.hides(&event) {
+                continue;
+            }
+            if each(Seq(seq), &event).is_break() {
                 return Ok(Seq(seq).next());
             }
         }
@@ -227,7 +233,7 @@ impl Store {
     /// Numbers for people and dashboards.
     pub fn stats(&self) -> Result<Stats, ReadError> {
         let snapshot = self.snapshot()?;
-        let Snapshot { databases, txn } = &snapshot;
+        let Snapshot { databases, txn, .. } = &snapshot;
         Ok(Stats {
             events: databases.events.len(txn)?,
             next_seq: snapshot.next_seq()?,
@@ -245,7 +251,7 @@ impl Store {
         events_max: usize,
         bytes_max: usize,
     ) -> Result<Vec<(Seq, Vec<u8>)>, ReadError> {
-        let Snapshot { databases, txn } = &self.snapshot()?;
+        let Snapshot { databases, txn, .. } = &self.snapshot()?;
         let mut batch = Vec::new();
         let mut bytes = 0;
         for row in databases.outbox.iter(txn)?.take(events_max) {
@@ -263,13 +269,13 @@ impl Store {
 
     /// How many events L2 has not answered for.
     pub fn outbox_len(&self) -> Result<u64, ReadError> {
-        let Snapshot { databases, txn } = &self.snapshot()?;
+        let Snapshot { databases, txn, .. } = &self.snapshot()?;
         Ok(databases.outbox.len(txn)?)
     }
 
     /// The oldest events that L2 refused, with its reasons.
     pub fn aside(&self, events_max: usize) -> Result<Vec<Aside>, ReadError> {
-        let Snapshot { databases, txn } = &self.snapshot()?;
+        let Snapshot { databases, txn, .. } = &self.snapshot()?;
         let mut found = Vec::new();
         for row in databases.aside.iter(txn)?.take(events_max) {
             let (seq, reason) = row?;
@@ -281,18 +287,18 @@ impl Store {
 
     /// The place in L2's log to ask for next, as the last page of its feed gave it.
     pub fn l2_cursor(&self) -> Result<Option<u64>, ReadError> {
-        let Snapshot { databases, txn } = &self.snapshot()?;
+        let Snapshot { databases, txn, .. } = &self.snapshot()?;
         Ok(databases.numbers.get(txn, LAYER2_CURSOR)?)
     }
 
     /// The text that [`Writer::put_meta`] kept under this name.
     pub fn meta(&self, name: &str) -> Result<Option<String>, ReadError> {
-        let Snapshot { databases, txn } = &self.snapshot()?;
+        let Snapshot { databases, txn, .. } = &self.snapshot()?;
         Ok(databases.texts.get(txn, name)?.map(str::to_owned))
     }
 
     fn snapshot(&self) -> Result<Snapshot<'_>, ReadError> {
-        Ok(Snapshot::open(&self.inner.env, &self.inner.databases)?)
+        Ok(Snapshot::open(&self.inner.env, &self.inner.databases, (self.inner.clock)())?)
     }
 }
 

@@ -1,16 +1,23 @@
 //! Random arrivals, brought in every way there is, against the naive store.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use event::{
-    Event, EventId, Filter, Verified,
+    Event, EventId, Filter, Timestamp, Verified,
     twin::{self, NaiveStore},
 };
 use proptest::{collection::vec, prelude::*, sample::Index};
-use store::{Layer2Change, Origin, Outcome, Seq, Settlement, Store, Writer};
+use store::{Layer2Change, Options, Origin, Outcome, Seq, Settlement, Store, Writer};
 use tokio::runtime::Builder;
 
-use crate::{all, folder, open, outbox, query};
+use crate::{all, folder, options, outbox, query};
 
 /// How a few events are brought.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +36,8 @@ struct Step {
     /// Outbox rows that are then settled: which, and whether L2 refuses.
     settled: Vec<(Index, bool)>,
     reopens: bool,
+    /// Seconds that go by then.
+    passing: u64,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -40,8 +49,10 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Way::Feed),
     ];
     let settled = vec((any::<Index>(), prop::bool::weighted(0.3)), 0..3);
-    (way, 1usize..9, settled, prop::bool::weighted(0.1))
-        .prop_map(|(way, events, settled, reopens)| Step { way, events, settled, reopens })
+    let passing = prop_oneof![3 => Just(0), 1 => 1u64..4];
+    (way, 1usize..9, settled, prop::bool::weighted(0.1), passing).prop_map(
+        |(way, events, settled, reopens, passing)| Step { way, events, settled, reopens, passing },
+    )
 }
 
 /// What the store must hold.
@@ -70,6 +81,15 @@ impl Model {
             }
             _ => {}
         }
+        self.forget_what_is_over();
+    }
+
+    fn set_time(&mut self, now: u64) {
+        self.naive.set_time(Timestamp(now));
+        self.forget_what_is_over();
+    }
+
+    fn forget_what_is_over(&mut self) {
         let live: BTreeSet<EventId> = self.naive.live().iter().map(|event| event.id).collect();
         self.pending.retain(|id| live.contains(id));
         self.aside.retain(|id| live.contains(id));
@@ -146,6 +166,13 @@ async fn bring(
     }
 }
 
+/// A store that has the time from this clock.
+fn open_with(folder: &Path, clock: &Arc<AtomicU64>) -> (Store, Writer) {
+    let clock = clock.clone();
+    let clock = Arc::new(move || Timestamp(clock.load(Ordering::Relaxed)));
+    Store::open(folder, Options { clock, ..options() }).unwrap()
+}
+
 fn scenario() -> impl Strategy<Value = (Vec<Verified>, Vec<Step>, Vec<Vec<Filter>>)> {
     twin::arrivals(40).prop_flat_map(|arrivals| {
         let queries = vec(vec(twin::filter(&arrivals), 0..4), 8);
@@ -162,8 +189,10 @@ proptest! {
     ) {
         Builder::new_current_thread().build().unwrap().block_on(async {
             let folder = folder();
-            let (mut store, mut writer) = open(folder.path());
+            let clock = Arc::new(AtomicU64::new(twin::EXPIRATIONS.start - 3));
+            let (mut store, mut writer) = open_with(folder.path(), &clock);
             let mut model = Model::default();
+            model.set_time(clock.load(Ordering::Relaxed));
             let mut left = &arrivals[..];
             for step in steps {
                 let (events, rest) = left.split_at(step.events.min(left.len()));
@@ -191,7 +220,17 @@ proptest! {
                 model.check(&store);
                 if step.reopens {
                     drop((store, writer));
-                    (store, writer) = open(folder.path());
+                    (store, writer) = open_with(folder.path(), &clock);
+                    model.check(&store);
+                }
+                if step.passing > 0 {
+                    let now = clock.fetch_add(step.passing, Ordering::Relaxed) + step.passing;
+                    model.set_time(now);
+                    // At once nobody reads it any more, and a write sweeps it out.
+                    let expected = model.naive.query(&[Filter::default()]);
+                    assert_eq!(query(&store, &[Filter::default()], room), expected);
+                    assert_eq!(all(&store).len(), model.naive.live().len());
+                    writer.put_meta("time", now.to_string()).await.unwrap();
                     model.check(&store);
                 }
                 if left.is_empty() {
