@@ -3,34 +3,44 @@
 
 mod changes;
 mod config;
+mod delete;
+mod http;
 mod members;
 mod query;
 mod reconcile;
+mod relays;
 mod save;
 mod status;
+mod tidy;
 mod tip;
 
 pub use changes::changes;
 pub use config::{config, configure};
+pub use delete::{clear, delete_events};
+pub use http::http_request;
 pub use members::{grant, members, my_role, revoke};
 pub use query::{count, get_events, query_events};
 pub use reconcile::reconcile;
+pub use relays::{announce, relays};
 pub use save::save_events;
 pub use status::status;
+pub use tidy::{heap_is_low, tidy};
 pub use tip::tip;
 
 use interface::ReadError;
 
 use crate::state::State;
 
+const TEXT_BYTES_MAX: usize = 200;
+
 /// Whether a message from outside is worth being ordered and paid for. Queries are not, as queries they
 /// are free; but some tools call everything as an update, and an owner may pay for that.
 pub fn may_call(state: &State, method: &str) -> bool {
     match method {
-        "save_events" => state.caller_may_write(),
-        "grant" | "revoke" | "configure" => state.caller_is_owner(),
+        "save_events" | "announce" => state.caller_may_write(),
+        "grant" | "revoke" | "configure" | "delete_events" | "clear" => state.caller_is_owner(),
         "query_events" | "get_events" | "count" | "changes" | "members" | "my_role" | "config"
-        | "status" | "tip" | "reconcile" => state.caller_is_owner(),
+        | "relays" | "status" | "tip" | "reconcile" => state.caller_is_owner(),
         _ => false,
     }
 }
@@ -41,4 +51,9 @@ fn check_reader(state: &State) -> Result<(), ReadError> {
 
 fn check_owner(state: &State) -> Result<(), String> {
     if state.caller_is_owner() { Ok(()) } else { Err("only owners may do this".into()) }
+}
+
+/// A text of a caller, short enough to be kept or sent back.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
 }

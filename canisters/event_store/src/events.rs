@@ -2,15 +2,19 @@
 //!
 //! Invariants. An event is held when its id is in `ids`; then its entry in the log is `Saved`, and it
 //! has exactly the index entries that [`index::keys_of`] gives. An address leads to the version held.
-//! Tombstones outlive the events that they name.
+//! Tombstones outlive the events that they name. An event that expires has an entry in `expiries`.
+//!
+//! What is over is not always out yet: events expire while nobody calls, and an author who vanishes may
+//! leave more than one message can take out. Until [`Events::tidy`] has come to them, [`Visible`] hides
+//! them from whoever reads.
 
 use std::{borrow::Cow, convert::Infallible, rc::Rc};
 
 use event::{
-    Address, Event, EventId, Packed, PublicKey, Timestamp,
-    rules::{Effects, Held, Holdings, Removal},
+    Address, Event, EventId, Kind as EventKind, Packed, PublicKey, Timestamp,
+    rules::{Effects, Held, Removal, Vanish, expiration},
 };
-use index::{Index, Key, Seq, Source, address_digest, keys_of, tombstone};
+use index::{Index, Key, Reader, Scan, Seq, Source, Take, address_digest, keys_of, tombstone};
 use tree::{Pages, Summary, Totals, Tree};
 
 use crate::{
@@ -21,12 +25,19 @@ use crate::{
 
 /// Enough of a packed event to hold its id, author, date and kind.
 const HEAD_BYTES: usize = 160;
+/// Events of one who vanishes that are looked for at a time.
+const VANISH_EVENTS: usize = 200;
+/// In whose name tombstones stand for what no author can delete. No author has this key: it is no
+/// point of the curve.
+const NOBODY: PublicKey = PublicKey([0; 32]);
 
 /// Of an id, in `ids`.
 const ID_PREFIX_BYTES: usize = 8;
 
 pub struct Events {
     log: Log<Memory>,
+    /// Of all trees below.
+    pages: Rc<Pages<Memory>>,
     /// The start of an id and a seq. The log has the whole id, and settles what the start cannot.
     ids: Keys<{ ID_PREFIX_BYTES + 5 }>,
     /// To the seq of the version held.
@@ -40,12 +51,28 @@ pub struct Events {
     by_kind: Keys<16>,
     by_author_kind: Keys<24>,
     by_tag: Keys<22>,
+    /// Date and seq of each event that expires.
+    expiries: Keys<{ 8 + 5 }>,
+    /// To the date up to which nothing of an author comes.
+    vanished: Tree<32, 5, Memory>,
+    /// Those of them whose events are not all out yet.
+    vanishing: Tree<32, 5, Memory>,
+    /// `vanishing`, at hand for every read: nearly always nobody.
+    leaving: Vec<Vanish>,
 }
 
 impl Events {
     pub fn open(memories: &Memories) -> Events {
         let pages = Rc::new(Pages::open(memories.get(memory::TREES), PAGE_BYTES));
+        let vanishing = Tree::open(&pages, memory::VANISHING);
+        let leaving = vanishing
+            .walk([0; 32]..=[0xff; 32])
+            .map(|(who, until)| Vanish { who: PublicKey(who), until: Timestamp(number(until)) });
         Events {
+            leaving: leaving.collect(),
+            vanishing,
+            expiries: Tree::open(&pages, memory::EXPIRIES),
+            vanished: Tree::open(&pages, memory::VANISHED),
             log: Log::open(memories.get(memory::LOG_ENTRIES), memories.get(memory::LOG_DATA)),
             ids: Tree::open(&pages, memory::IDS),
             addresses: Tree::open(&pages, memory::ADDRESSES),
@@ -56,6 +83,7 @@ impl Events {
             by_kind: Tree::open(&pages, memory::BY_KIND),
             by_author_kind: Tree::open(&pages, memory::BY_AUTHOR_KIND),
             by_tag: Tree::open(&pages, memory::BY_TAG),
+            pages,
         }
     }
 
@@ -117,11 +145,28 @@ impl Events {
             let until = self.deleted_at(address).max(Some(event.created_at.0)).unwrap_or_default();
             self.address_tombstones.insert(&address_digest(address), &five(until));
         }
+        if let Some(date) = expiration(packed) {
+            self.expiries.insert(&expiry_key(date, seq), &[]);
+        }
+        if let Some(vanish) = &effects.vanish {
+            self.begin_to_vanish(vanish);
+        }
     }
 
-    /// Takes an event out, and says so in the log.
-    pub fn remove(&mut self, id: &EventId, why: Removal, now: u64) {
-        let Some(seq) = self.find(id) else { return };
+    fn begin_to_vanish(&mut self, vanish: &Vanish) {
+        let Vanish { who, until } = *vanish;
+        if self.vanished_until(&who).is_some_and(|date| date >= until.0) {
+            return;
+        }
+        self.vanished.insert(&who.0, &five(until.0));
+        self.vanishing.insert(&who.0, &five(until.0));
+        self.leaving.retain(|other| other.who != who);
+        self.leaving.push(*vanish);
+    }
+
+    /// Takes an event out, and says so in the log, where this returns. None: it is not held.
+    pub fn remove(&mut self, id: &EventId, why: &str, now: u64) -> Option<Seq> {
+        let seq = self.find(id)?;
         self.ids.remove(&id_key(id, seq));
         let bytes = self.packed(seq).expect("an id leads to a saved entry");
         let packed = Packed::trusted(&bytes).expect("only whole events are appended");
@@ -131,11 +176,129 @@ impl Events {
         if let Some(address) = packed.unpack().address() {
             self.addresses.remove(&address_digest(&address));
         }
+        if let Some(date) = expiration(&packed) {
+            self.expiries.remove(&expiry_key(date, seq));
+        }
         self.log.erase(seq);
-        self.log.append_removed(id, why.as_str(), now);
+        Some(self.log.append_removed(id, why, now))
     }
 
-    fn deleted_at(&self, address: &Address) -> Option<u64> {
+    /// Takes an event out for ever, as an operator wants it. Its author may bring it no more; for what
+    /// authors cannot delete there is a tombstone that the rules ask for extra.
+    pub fn bar(&mut self, id: &EventId, why: &str, now: u64) -> Option<Seq> {
+        let held = self.held_at(self.find(id)?)?;
+        let author = match held.kind {
+            EventKind::DELETION | EventKind::VANISH => NOBODY,
+            _ => held.pubkey,
+        };
+        self.tombstones.insert(&tombstone(id, &author), &[]);
+        self.remove(id, why, now)
+    }
+
+    /// Empties the store, tombstones and all. What is left is the log's history without its bodies;
+    /// [`Events::tidy`] wipes them.
+    pub fn clear(&mut self, now: u64) -> Seq {
+        self.pages.clear();
+        self.leaving.clear();
+        self.log.append_cleared(now)
+    }
+
+    /// Takes out what has expired, as long as `may_go_on`. Savers do it first: the rules expect it.
+    pub fn expire(&mut self, now: u64, may_go_on: impl Fn() -> bool) {
+        while let Some(seq) = self.first_expired(now)
+            && may_go_on()
+        {
+            let entry = self.log.entry(seq).expect("a place in `expiries` is one of the log");
+            let id = self.log.id(&entry);
+            self.remove(&id, Removal::Expired.as_str(), now);
+        }
+    }
+
+    /// Does what is left to do, as long as `may_go_on`: what has expired, who is vanishing, and what a
+    /// clearing left behind.
+    pub fn tidy(&mut self, now: u64, may_go_on: impl Fn() -> bool + Copy) {
+        self.expire(now, may_go_on);
+        while let Some(vanish) = self.leaving.last().copied()
+            && self.take_out(&vanish, now, may_go_on)
+        {
+            self.vanishing.remove(&vanish.who.0);
+            self.leaving.pop();
+        }
+        self.log.wipe(may_go_on);
+    }
+
+    /// When there is something to tidy: the past if that is now.
+    pub fn is_untidy_at(&self) -> Option<u64> {
+        if !self.leaving.is_empty() || self.log.is_to_be_wiped() {
+            return Some(0);
+        }
+        self.next_expiry()
+    }
+
+    /// True: nothing of it is left.
+    fn take_out(&mut self, vanish: &Vanish, now: u64, may_go_on: impl Fn() -> bool + Copy) -> bool {
+        let mut scan = Scan::new(&vanish.filters());
+        loop {
+            let mut taken = Taken { vanish, ids: Vec::new(), may_go_on };
+            let Ok(is_done) = scan.page(self, &mut taken);
+            let is_stuck = taken.ids.is_empty();
+            for id in taken.ids {
+                if !may_go_on() {
+                    return false;
+                }
+                self.remove(&id, Removal::Vanished.as_str(), now);
+            }
+            if is_done || is_stuck {
+                return is_done;
+            }
+        }
+    }
+
+    /// The events as readers see them at this time.
+    pub fn visible(&self, now: u64) -> Visible<'_> {
+        let has_expired = self.first_expired(now).is_some();
+        Visible { events: self, expired_by: has_expired.then_some(Timestamp(now)) }
+    }
+
+    /// As [`Events::visible`], for who has just called [`Events::expire`].
+    pub fn not_leaving(&self) -> Visible<'_> {
+        Visible { events: self, expired_by: None }
+    }
+
+    fn first_expired(&self, now: u64) -> Option<Seq> {
+        let key = self.expiries.first()?;
+        (expiry_of(&key) <= now).then(|| seq_of(&key))
+    }
+
+    fn next_expiry(&self) -> Option<u64> {
+        self.expiries.first().map(|key| expiry_of(&key))
+    }
+
+    /// The version held of this event.
+    pub fn held_at_address(&self, address: &Address) -> Option<Held> {
+        self.held_at(Seq(number(self.addresses.get(&address_digest(address))?)))
+    }
+
+    pub fn held(&self, id: &EventId) -> Option<Held> {
+        self.held_at(self.find(id)?)
+    }
+
+    /// Whether `author` deleted the event.
+    pub fn is_deleted(&self, id: &EventId, author: &PublicKey) -> bool {
+        self.tombstones.contains(&tombstone(id, author))
+    }
+
+    /// Whether an operator keeps the event out, that no author can delete.
+    pub fn is_barred(&self, id: &EventId) -> bool {
+        self.is_deleted(id, &NOBODY)
+    }
+
+    pub fn vanished_until(&self, who: &PublicKey) -> Option<u64> {
+        self.vanished.get(&who.0).map(number)
+    }
+
+    /// Up to which date versions at this address stay out.
+    pub fn deleted_at(&self, address: &Address) -> Option<u64> {
         self.address_tombstones.get(&address_digest(address)).map(number)
     }
 
@@ -173,27 +336,6 @@ impl Events {
     }
 }
 
-impl Holdings for Events {
-    type Error = Infallible;
-
-    fn by_id(&self, id: &EventId) -> Result<Option<Held>, Infallible> {
-        Ok(self.find(id).and_then(|seq| self.held_at(seq)))
-    }
-
-    fn by_address(&self, address: &Address) -> Result<Option<Held>, Infallible> {
-        let seq = self.addresses.get(&address_digest(address)).map(number);
-        Ok(seq.and_then(|seq| self.held_at(Seq(seq))))
-    }
-
-    fn is_deleted(&self, id: &EventId, author: &PublicKey) -> Result<bool, Infallible> {
-        Ok(self.tombstones.contains(&tombstone(id, author)))
-    }
-
-    fn deleted_until(&self, address: &Address) -> Result<Option<Timestamp>, Infallible> {
-        Ok(self.deleted_at(address).map(Timestamp))
-    }
-}
-
 impl Source for Events {
     type Error = Infallible;
     type Walk<'a> = Walk<'a>;
@@ -208,6 +350,83 @@ impl Source for Events {
 
     fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, Infallible> {
         Ok(self.packed(seq).map(Cow::Owned))
+    }
+}
+
+/// The events without those that are over.
+pub struct Visible<'a> {
+    events: &'a Events,
+    /// None: of those that are held, none has expired.
+    expired_by: Option<Timestamp>,
+}
+
+impl Visible<'_> {
+    /// Where the event with this id is, if it is to be seen.
+    pub fn find(&self, id: &EventId) -> Option<Seq> {
+        let seq = self.events.find(id)?;
+        if self.hides_nothing() { Some(seq) } else { self.packed(seq).map(|_| seq) }
+    }
+
+    /// The packed event at `seq`, if it is to be seen.
+    pub fn packed(&self, seq: Seq) -> Option<Vec<u8>> {
+        let bytes = self.events.packed(seq)?;
+        let hides = !self.hides_nothing() && self.hides(&Packed::trusted(&bytes).ok()?);
+        (!hides).then_some(bytes)
+    }
+
+    /// Whether the event that is held at `seq` is not to be seen.
+    pub fn hides_at(&self, seq: Seq) -> bool {
+        !self.hides_nothing() && self.packed(seq).is_none()
+    }
+
+    fn hides_nothing(&self) -> bool {
+        self.expired_by.is_none() && self.events.leaving.is_empty()
+    }
+
+    fn hides(&self, event: &Packed<'_>) -> bool {
+        let has_expired = |now| expiration(event).is_some_and(|date| date <= now);
+        self.expired_by.is_some_and(has_expired)
+            || self.events.leaving.iter().any(|vanish| vanish.takes(event))
+    }
+}
+
+impl Source for Visible<'_> {
+    type Error = Infallible;
+    type Walk<'a>
+        = Walk<'a>
+    where
+        Self: 'a;
+
+    fn walk(&self, index: Index, first: &Key, last: &Key) -> Result<Walk<'_>, Infallible> {
+        self.events.walk(index, first, last)
+    }
+
+    fn seq_of(&self, id: &EventId) -> Result<Option<Seq>, Infallible> {
+        self.events.seq_of(id)
+    }
+
+    fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, Infallible> {
+        Ok(self.packed(seq).map(Cow::Owned))
+    }
+}
+
+/// Collects what a request to vanish takes.
+struct Taken<'a, F> {
+    vanish: &'a Vanish,
+    ids: Vec<EventId>,
+    may_go_on: F,
+}
+
+impl<F: Fn() -> bool> Reader for Taken<'_, F> {
+    fn take(&mut self, _: Seq, event: &Packed<'_>) -> Take {
+        if self.vanish.takes(event) {
+            self.ids.push(event.id());
+        }
+        if self.ids.len() < VANISH_EVENTS { Take::More } else { Take::Last }
+    }
+
+    fn may_go_on(&mut self) -> bool {
+        (self.may_go_on)()
     }
 }
 
@@ -277,6 +496,17 @@ fn seq_of(key: &[u8]) -> Seq {
     Seq(number(*key.last_chunk().expect("a key is longer than a seq")))
 }
 
+fn expiry_key(date: Timestamp, seq: Seq) -> [u8; 8 + 5] {
+    let mut key = [0; 8 + 5];
+    key[..8].copy_from_slice(&date.0.to_be_bytes());
+    key[8..].copy_from_slice(&five(seq.0));
+    key
+}
+
+fn expiry_of(key: &[u8; 8 + 5]) -> u64 {
+    u64::from_be_bytes(*key.first_chunk().expect("a key is longer than a date"))
+}
+
 const CANDIDATE_LAST: Seq = Seq((1 << 40) - 1);
 
 fn id_key(id: &EventId, Seq(seq): Seq) -> [u8; ID_PREFIX_BYTES + 5] {
@@ -288,7 +518,7 @@ fn id_key(id: &EventId, Seq(seq): Seq) -> [u8; ID_PREFIX_BYTES + 5] {
 
 #[cfg(test)]
 mod tests {
-    use event::{Kind as EventKind, Signature};
+    use event::Signature;
 
     use super::*;
 
@@ -316,7 +546,7 @@ mod tests {
         let seqs = ids.map(|id| save(&mut events, id));
         let find = |events: &Events| ids.map(|id| events.find(&EventId(id)));
         assert_eq!(find(&events), seqs.map(Some));
-        events.remove(&EventId(ids[1]), Removal::Deleted, 7);
+        events.remove(&EventId(ids[1]), "deleted", 7);
         assert_eq!(find(&events), [Some(seqs[0]), None, Some(seqs[2])]);
         let again = save(&mut events, ids[1]);
         assert_eq!(find(&events), [Some(seqs[0]), Some(again), Some(seqs[2])]);

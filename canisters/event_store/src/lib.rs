@@ -9,23 +9,27 @@
 mod api;
 mod config;
 mod dated;
+mod directory;
 mod events;
 mod log;
 mod members;
 mod memory;
+mod metrics;
 mod proof;
+mod reserve;
 mod room;
+mod rules;
 mod runtime;
 mod state;
 #[cfg(test)]
 mod tests;
 
 use candid::{CandidType, Principal, candid_method, utils::ArgumentDecoder};
-use ic_cdk::{init, inspect_message, post_upgrade, query, update};
+use ic_cdk::{init, inspect_message, on_low_wasm_memory, post_upgrade, query, update};
 use interface::{
-    Answer, Argument, ByteBuf, ChangesPage, ChangesRequest, Config, Count, Done, Encoding,
-    EventBytes, Filter, IdBytes, Member, QueryPage, QueryRequest, Role, SaveOutcome, Status, Tip,
-    decode_arguments,
+    Answer, Argument, ByteBuf, ChangesPage, ChangesRequest, Config, Count, DeleteOutcome, Deletion,
+    Done, Encoding, EventBytes, Filter, HttpRequest, HttpResponse, IdBytes, Member, QueryPage,
+    QueryRequest, RelayEntry, RelayInfo, Role, SaveOutcome, Status, Tip, decode_arguments,
 };
 
 #[init]
@@ -36,6 +40,17 @@ fn init(argument: Option<Argument>) {
 #[post_upgrade]
 fn post_upgrade(argument: Option<Argument>) {
     state::upgrade(argument);
+}
+
+/// The one timer there is: the canister is woken when something is to be tidied.
+#[cfg_attr(target_family = "wasm", unsafe(export_name = "canister_global_timer"))]
+pub extern "C" fn wake() {
+    state::change(api::tidy);
+}
+
+#[on_low_wasm_memory]
+fn heap_is_low() {
+    state::change(api::heap_is_low);
 }
 
 #[inspect_message]
@@ -50,6 +65,17 @@ fn inspect_message() {
 #[candid_method(update)]
 fn save_events(events: Vec<EventBytes>) -> Vec<SaveOutcome> {
     state::change(|state| api::save_events(state, &events))
+}
+
+#[update(hidden = true, decode_with = "decode")]
+#[candid_method(update)]
+fn delete_events(ids: Vec<IdBytes>, how: Deletion) -> Vec<DeleteOutcome> {
+    state::change(|state| api::delete_events(state, &ids, &how))
+}
+
+#[update]
+fn clear(confirmation: String) -> Done {
+    state::change(|state| api::clear(state, &confirmation)).into()
 }
 
 #[query(hidden = true, decode_with = "decode_one")]
@@ -115,6 +141,22 @@ fn configure(config: Config) -> Done {
 #[query]
 fn config() -> Config {
     state::read(api::config)
+}
+
+#[update]
+fn announce(info: RelayInfo) -> Done {
+    state::change(|state| api::announce(state, info)).into()
+}
+
+#[query]
+fn relays() -> Vec<RelayEntry> {
+    state::read(api::relays)
+}
+
+#[query(hidden = true, decode_with = "decode_one")]
+#[candid_method(query)]
+fn http_request(request: HttpRequest) -> HttpResponse {
+    state::read(|state| api::http_request(state, &request))
 }
 
 #[query]

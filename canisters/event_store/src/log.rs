@@ -1,13 +1,14 @@
 //! The log: everything that happened to the store, in order, for ever.
 //!
 //! ```text
-//! entries   "AQL" | version 1 | length 8 | data_end 8 | unused 44 | entry 16 ...
+//! entries   "AQL" | version 1 | length 8 | data_end 8 | cleared 8 | wiped 8 | unused 28 | entry 16 ...
 //! entry     kind 1 | arrived 5 | offset 6 | length 4              numbers are little-endian
 //! data      saved: the packed event    removed: id 32 | why       at the entry's offset
 //! ```
 //! Relays follow the store by this log, so entries are never taken out. When an event goes, its
 //! entry turns to [`Kind::Gone`] and its body to zeros; the version byte and the id stay, so that
-//! every place in the log keeps its identity. `ic_stable_structures::Log` can neither erase nor say
+//! every place in the log keeps its identity. When the whole store is emptied, all entries before that
+//! (below `cleared`) are gone at once; their bodies are wiped bit by bit, so far up to `wiped`. `ic_stable_structures::Log` can neither erase nor say
 //! when an entry arrived, hence a log of our own. It costs about 1.5 k instructions to append to.
 
 use event::EventId;
@@ -95,22 +96,27 @@ pub struct Log<M> {
     // The rest is a copy of the header, so that reading costs no look at it.
     length: u64,
     data_end: u64,
+    cleared: u64,
+    wiped: u64,
     arrived_last: u64,
 }
 
 impl<M: Memory> Log<M> {
     /// Opens the log in these memories, or begins one where they are empty.
     pub fn open(entries: M, data: M) -> Log<M> {
-        let mut log = Log { entries, data, length: 0, data_end: 0, arrived_last: 0 };
+        let mut log =
+            Log { entries, data, length: 0, data_end: 0, cleared: 0, wiped: 0, arrived_last: 0 };
         if log.entries.size() == 0 {
             log.write_header();
             return log;
         }
-        let mut header = [0; 20];
+        let mut header = [0; 36];
         log.entries.read(0, &mut header);
         assert_eq!(header[..4], MAGIC, "there is no log of a version known here");
         log.length = number(&header[4..12]);
-        log.data_end = number(&header[12..]);
+        log.data_end = number(&header[12..20]);
+        log.cleared = number(&header[20..28]);
+        log.wiped = number(&header[28..]);
         assert!(log.data_end <= log.data.size() * PAGE_BYTES, "the log's data is cut off");
         log.arrived_last = match log.length.checked_sub(1) {
             Some(last) => log.entry(Seq(last)).expect("it is below the length").arrived,
@@ -132,7 +138,21 @@ impl<M: Memory> Log<M> {
         self.append(Kind::Removed, &[&id.0, why.as_bytes()].concat(), now)
     }
 
+    /// Says that all there was is gone, and makes it so. The bodies are still to be wiped.
+    pub fn append_cleared(&mut self, now: u64) -> Seq {
+        let seq = self.append(Kind::Cleared, &[], now);
+        self.cleared = seq.0;
+        self.write_header();
+        seq
+    }
+
     pub fn entry(&self, seq: Seq) -> Option<Entry> {
+        let entry = self.entry_as_written(seq)?;
+        let is_cleared = entry.kind == Kind::Saved && seq.0 < self.cleared;
+        Some(if is_cleared { Entry { kind: Kind::Gone, ..entry } } else { entry })
+    }
+
+    fn entry_as_written(&self, seq: Seq) -> Option<Entry> {
         if seq.0 >= self.length {
             return None;
         }
@@ -166,10 +186,28 @@ impl<M: Memory> Log<M> {
 
     /// Turns a saved entry to a gone one, and overwrites all of its event but the identity.
     pub fn erase(&mut self, seq: Seq) {
-        let Some(entry) = self.entry(seq).filter(|entry| entry.kind == Kind::Saved) else { return };
+        let entry = self.entry_as_written(seq).filter(|entry| entry.kind == Kind::Saved);
+        let Some(entry) = entry else { return };
         let zeros = vec![0; (entry.length as usize).saturating_sub(IDENTITY_BYTES)];
         self.data.write(entry.offset + IDENTITY_BYTES as u64, &zeros);
         self.entries.write(place_of(seq), &Entry { kind: Kind::Gone, ..entry }.to_bytes());
+    }
+
+    /// Whether bodies are left that a clearing has to wipe.
+    pub fn is_to_be_wiped(&self) -> bool {
+        self.wiped < self.cleared
+    }
+
+    /// Wipes the bodies of cleared events, as long as `may_go_on`.
+    pub fn wipe(&mut self, may_go_on: impl Fn() -> bool) {
+        if !self.is_to_be_wiped() {
+            return;
+        }
+        while self.is_to_be_wiped() && may_go_on() {
+            self.erase(Seq(self.wiped));
+            self.wiped += 1;
+        }
+        self.write_header();
     }
 
     /// The first entry that arrived at `time` or later.
@@ -200,7 +238,8 @@ impl<M: Memory> Log<M> {
     }
 
     fn write_header(&self) {
-        let numbers = [self.length.to_le_bytes(), self.data_end.to_le_bytes()].concat();
+        let numbers = [self.length, self.data_end, self.cleared, self.wiped];
+        let numbers = numbers.map(u64::to_le_bytes).concat();
         write(&self.entries, 0, &[&MAGIC[..], &numbers].concat());
     }
 }
@@ -261,6 +300,29 @@ mod tests {
         assert_eq!(log.id(&entry).0, packed[1..33]);
         log.erase(Seq(2));
         assert!(!data.borrow().windows(6).any(|window| window == b"secret"));
+    }
+
+    #[test]
+    fn a_cleared_log_keeps_identities_and_is_wiped_bit_by_bit() {
+        let (mut log, [entries, data], packed) = log_of_three();
+        assert_eq!(log.append_cleared(20), Seq(3));
+        assert_eq!(log.append_saved(&packed, 21), Seq(4));
+        let kinds = |log: &Log<VectorMemory>| {
+            (0..5).map(|seq| log.entry(Seq(seq)).unwrap().kind).collect::<Vec<_>>()
+        };
+        let expected = [Kind::Gone, Kind::Removed, Kind::Gone, Kind::Cleared, Kind::Saved];
+        assert_eq!(kinds(&log), expected);
+        let secrets = || data.borrow().windows(6).filter(|window| window == b"secret").count();
+        assert_eq!(secrets(), 3);
+        let steps = std::cell::Cell::new(0);
+        log.wipe(|| steps.replace(steps.get() + 1) < 1);
+        assert_eq!(secrets(), 2);
+        let mut log = Log::open(entries, data.clone());
+        assert!(log.is_to_be_wiped());
+        log.wipe(|| true);
+        assert_eq!((secrets(), log.is_to_be_wiped()), (1, false));
+        assert_eq!(kinds(&log), expected);
+        assert_eq!(log.id(&log.entry(Seq(0)).unwrap()).0, packed[1..33]);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Who may do what. Owners grant and revoke, relays write and read, readers read; the canister's
 //! controllers are owners without being listed.
 //!
-//! A member as stored: `version 1 | role | since 8 | saved 8 | bytes 8 | note`, little-endian.
+//! A member as stored: `version 1 | role | since 8 | saved 8 | bytes 8 | hour 8 | events in it 8 | bytes
+//! in it 8 | note`, little-endian. An hour begins with the first event after the one before is over.
 
 use std::borrow::Cow;
 
@@ -9,10 +10,11 @@ use candid::Principal;
 use ic_stable_structures::{StableBTreeMap, Storable, storable::Bound};
 use interface::{Member, Role};
 
-use crate::{memory::Memory, runtime};
+use crate::{config::Limits, memory::Memory, runtime};
 
 const VERSION: u8 = 1;
 const NOTE_BYTES_MAX: usize = 256;
+const HOUR_SECONDS: u64 = 3_600;
 
 pub struct Members(StableBTreeMap<Principal, Record, Memory>);
 
@@ -22,7 +24,23 @@ struct Record {
     since: u64,
     saved: u64,
     bytes: u64,
+    hour: Hour,
     note: String,
+}
+
+/// What was brought since `began`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Hour {
+    began: u64,
+    events: u64,
+    bytes: u64,
+}
+
+/// A member's account while it saves.
+pub struct Account {
+    who: Principal,
+    record: Record,
+    has_changed: bool,
 }
 
 impl Members {
@@ -58,7 +76,7 @@ impl Members {
         }
         let record = match self.0.get(&who) {
             Some(held) => Record { role, note, ..held },
-            None => Record { role, since: now, saved: 0, bytes: 0, note },
+            None => Record { role, since: now, saved: 0, bytes: 0, hour: Hour::default(), note },
         };
         self.0.insert(who, record);
         Ok(())
@@ -69,12 +87,21 @@ impl Members {
         self.0.remove(who);
     }
 
-    /// Writes on the account of `who` what it has brought. Unlisted controllers have none.
-    pub fn credit(&mut self, who: &Principal, saved: u64, bytes: u64) {
-        if let Some(held) = self.0.get(who).filter(|_| saved > 0) {
-            let record = Record { saved: held.saved + saved, bytes: held.bytes + bytes, ..held };
-            self.0.insert(*who, record);
+    /// The account that `who` saves on. Unlisted controllers have none.
+    pub fn account(&self, who: &Principal) -> Option<Account> {
+        let record = self.0.get(who)?;
+        Some(Account { who: *who, record, has_changed: false })
+    }
+
+    /// Keeps what was written on an account.
+    pub fn settle(&mut self, account: Account) {
+        if account.has_changed {
+            self.0.insert(account.who, account.record);
         }
+    }
+
+    pub fn len(&self) -> u64 {
+        self.0.len()
     }
 
     pub fn list(&self) -> Vec<Member> {
@@ -82,9 +109,46 @@ impl Members {
     }
 }
 
+impl Account {
+    /// The quota that is used up, if one is, and when it is free again. Owners have none.
+    pub fn used_up(&self, limits: &Limits, now: u64) -> Option<String> {
+        let Record { role, bytes, hour, .. } = &self.record;
+        if *role != Role::Relay {
+            return None;
+        }
+        let free = hour.began.saturating_add(HOUR_SECONDS);
+        let is_running = hour.events > 0 && now < free;
+        let (used, free) = if is_running { (*hour, free) } else { (Hour::default(), now) };
+        let over = "is used up until an owner raises it";
+        let of_hour = |name: &str, used: u64, limit: u64| match limit {
+            0 => Some(format!("quota: {name} 0 {over}")),
+            _ => (used >= limit).then(|| format!("quota: {name} {limit} is used up until {free}")),
+        };
+        of_hour("relay_events_per_hour", used.events, limits.relay_events_per_hour)
+            .or_else(|| of_hour("relay_bytes_per_hour", used.bytes, limits.relay_bytes_per_hour))
+            .or_else(|| {
+                let limit = limits.relay_bytes_total;
+                (*bytes >= limit).then(|| format!("quota: relay_bytes_total {limit} {over}"))
+            })
+    }
+
+    /// Writes down an event that was saved.
+    pub fn add(&mut self, bytes: u64, now: u64) {
+        let Record { hour, .. } = &mut self.record;
+        if hour.events == 0 || now >= hour.began.saturating_add(HOUR_SECONDS) {
+            *hour = Hour { began: now, ..Hour::default() };
+        }
+        hour.events += 1;
+        hour.bytes += bytes;
+        self.record.saved += 1;
+        self.record.bytes += bytes;
+        self.has_changed = true;
+    }
+}
+
 impl Record {
     fn of(self, who: Principal) -> Member {
-        let Record { role, since, saved, bytes, note } = self;
+        let Record { role, since, saved, bytes, note, .. } = self;
         Member { who, role, note, since, saved, bytes }
     }
 }
@@ -111,7 +175,9 @@ impl Storable for Record {
     const BOUND: Bound = Bound::Unbounded;
 
     fn to_bytes(&self) -> Cow<'_, [u8]> {
-        let numbers = [self.since, self.saved, self.bytes].map(u64::to_le_bytes).concat();
+        let Hour { began, events, bytes } = self.hour;
+        let numbers = [self.since, self.saved, self.bytes, began, events, bytes];
+        let numbers = numbers.map(u64::to_le_bytes).concat();
         let head = [VERSION, byte_of(self.role)];
         Cow::Owned([&head[..], &numbers, self.note.as_bytes()].concat())
     }
@@ -130,7 +196,8 @@ impl Storable for Record {
             since: number(2),
             saved: number(10),
             bytes: number(18),
-            note: String::from_utf8_lossy(&bytes[26..]).into_owned(),
+            hour: Hour { began: number(26), events: number(34), bytes: number(42) },
+            note: String::from_utf8_lossy(&bytes[50..]).into_owned(),
         }
     }
 }
@@ -141,12 +208,11 @@ mod tests {
 
     #[test]
     fn a_member_of_version_1_is_read_as_it_was_written() {
+        let hour = Hour { began: 3, events: 4, bytes: 5 };
         let record =
-            Record { role: Role::Relay, since: 1, saved: 2, bytes: 256, note: "né".into() };
-        let bytes = [
-            1, 2, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 110, 195,
-            169,
-        ];
+            Record { role: Role::Relay, since: 1, saved: 2, bytes: 256, hour, note: "né".into() };
+        let numbers = [1u64, 2, 256, 3, 4, 5].map(u64::to_le_bytes).concat();
+        let bytes = [&[1, 2][..], &numbers, &[110, 195, 169]].concat();
         assert_eq!(record.to_bytes(), &bytes[..]);
         assert_eq!(Record::from_bytes(Cow::Borrowed(&bytes)), record);
     }

@@ -12,12 +12,19 @@ const READ_INSTRUCTIONS_MAX: u64 = 4_000_000_000;
 /// 5,000 tags, in the place of another with 5,000 tags, it takes 0.3 G.
 const SAVE_INSTRUCTIONS_MAX: u64 = 30_000_000_000;
 
+/// What one round of tidying may use: longer ones would keep other messages waiting.
+const TIDY_INSTRUCTIONS_MAX: u64 = 5_000_000_000;
+
 pub fn is_time_to_read() -> bool {
     runtime::instructions() < READ_INSTRUCTIONS_MAX
 }
 
 pub fn is_time_to_save() -> bool {
     runtime::instructions() < SAVE_INSTRUCTIONS_MAX
+}
+
+pub fn is_time_to_tidy() -> bool {
+    runtime::instructions() < TIDY_INSTRUCTIONS_MAX
 }
 
 /// The bytes left in a reply.

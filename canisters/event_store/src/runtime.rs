@@ -31,6 +31,31 @@ mod system {
         api::canister_cycle_balance()
     }
 
+    /// What is left above the freezing threshold.
+    pub fn liquid_cycles() -> u128 {
+        api::canister_liquid_cycle_balance()
+    }
+
+    pub fn heap_bytes() -> u64 {
+        core::arch::wasm32::memory_size(0) as u64 * 65_536
+    }
+
+    pub fn canister_id() -> Principal {
+        api::canister_self()
+    }
+
+    /// Has the canister woken at this unix time, once. None: it sleeps.
+    pub fn set_alarm(at: Option<u64>) {
+        // 0 is no time but the word for none.
+        let nanoseconds = at.map_or(0, |at| at.max(1).saturating_mul(1_000_000_000));
+        api::global_timer_set(nanoseconds);
+    }
+
+    /// A line in the canister's log, for its operators.
+    pub fn print(line: &str) {
+        ic_cdk::println!("{line}");
+    }
+
     pub fn stable_memory() -> DefaultMemoryImpl {
         DefaultMemoryImpl::default()
     }
@@ -74,6 +99,9 @@ mod system {
         /// What the counter advances by each time it is read.
         pub static INSTRUCTIONS_STEP: Cell<u64> = const { Cell::new(0) };
         pub static STABLE: RefCell<DefaultMemoryImpl> = RefCell::default();
+        pub static LIQUID: Cell<u128> = const { Cell::new(1 << 60) };
+        pub static ALARM: Cell<Option<u64>> = const { Cell::new(None) };
+        pub static PRINTED: RefCell<Vec<String>> = RefCell::default();
         pub static METHOD: RefCell<String> = RefCell::default();
         pub static ACCEPTED: Cell<bool> = const { Cell::new(false) };
         pub static CERTIFIED: RefCell<Vec<u8>> = RefCell::default();
@@ -98,7 +126,27 @@ mod system {
     }
 
     pub fn cycles() -> u128 {
-        0
+        LIQUID.get()
+    }
+
+    pub fn liquid_cycles() -> u128 {
+        LIQUID.get()
+    }
+
+    pub fn heap_bytes() -> u64 {
+        1 << 20
+    }
+
+    pub fn canister_id() -> Principal {
+        Principal::from_slice(&[1; 10])
+    }
+
+    pub fn set_alarm(at: Option<u64>) {
+        ALARM.set(at);
+    }
+
+    pub fn print(line: &str) {
+        PRINTED.with_borrow_mut(|lines| lines.push(line.into()));
     }
 
     pub fn stable_memory() -> DefaultMemoryImpl {

@@ -3,25 +3,41 @@
 
 use std::cell::RefCell;
 
-use interface::{Argument, Config, Init, Role, SaveCost};
+use ic_stable_structures::StableCell;
+use index::Seq;
+use interface::{Argument, Config, Init, Role};
 
 use crate::{
     config::Settings,
+    directory::Directory,
     events::Events,
     members::Members,
     memory::{self, Memories, Memory},
+    metrics::Metrics,
     proof::Proofs,
-    runtime,
+    reserve, runtime,
 };
+
+/// How all that is in stable memory is laid out. Whoever changes that raises the number, and teaches
+/// [`upgrade`] to carry over what an older one left.
+const LAYOUT_VERSION: u32 = 1;
+/// Expired events wait so long for others: they are hidden, and to wake up costs more than to wait.
+const EXPIRY_PATIENCE_SECONDS: u64 = 60;
 
 pub struct State {
     pub memories: Memories,
     pub settings: Settings,
     pub members: Members,
     pub events: Events,
+    pub directory: Directory,
     pub proofs: Proofs<Memory>,
-    /// Not kept over an upgrade: a measurement of code that is no longer there.
-    pub last_save: Option<SaveCost>,
+    pub metrics: Metrics,
+    /// The system said so. An upgrade begins with an empty heap.
+    pub is_heap_low: bool,
+    /// The last message asked for stable memory, and got none.
+    pub is_growth_refused: bool,
+    /// What the canister's log last said about it.
+    read_only: Option<String>,
 }
 
 thread_local! {
@@ -34,7 +50,8 @@ pub fn read<T>(look: impl FnOnce(&State) -> T) -> T {
     STATE.with_borrow(|state| look(state.as_ref().expect(OPENED)))
 }
 
-/// The one way to change anything: what it did to the log is certified when it is done.
+/// The one way to change anything: what it did to the log is certified when it is done, and the
+/// canister wakes when there is something to tidy.
 pub fn change<T>(change: impl FnOnce(&mut State) -> T) -> T {
     STATE.with_borrow_mut(|state| {
         let state = state.as_mut().expect(OPENED);
@@ -42,6 +59,7 @@ pub fn change<T>(change: impl FnOnce(&mut State) -> T) -> T {
         if state.proofs.follow(state.events.log()) {
             state.certify();
         }
+        state.set_alarm();
         answer
     })
 }
@@ -75,12 +93,17 @@ pub fn upgrade(argument: Option<Argument>) {
 impl State {
     fn open() -> State {
         let memories = Memories::open(runtime::stable_memory());
+        check_layout(&memories);
         State {
             settings: Settings::open(memories.get(memory::CONFIG)),
             members: Members::open(memories.get(memory::MEMBERS)),
             events: Events::open(&memories),
+            directory: Directory::open(memories.get(memory::DIRECTORY)),
             proofs: Proofs::open(memories.get(memory::LOG_TREE)),
-            last_save: None,
+            metrics: Metrics::default(),
+            is_heap_low: false,
+            is_growth_refused: false,
+            read_only: None,
             memories,
         }
     }
@@ -106,7 +129,32 @@ impl State {
     fn begin_service(mut self) {
         self.proofs.follow(self.events.log());
         self.certify();
+        self.set_alarm();
+        let (version, events) = (env!("CARGO_PKG_VERSION"), self.events.len());
+        let Seq(length) = self.events.log().length();
+        runtime::print(&format!("version {version}: {events} events, a log of {length} entries"));
         STATE.set(Some(self));
+    }
+
+    fn set_alarm(&self) {
+        let soon = runtime::now() + 1;
+        // Nobody is woken for what lies years ahead: the alarm is set again long before.
+        let latest = soon + 30 * 86_400;
+        let wake_at = |date: u64| date.saturating_add(EXPIRY_PATIENCE_SECONDS).clamp(soon, latest);
+        runtime::set_alarm(self.events.is_untidy_at().map(wake_at));
+    }
+
+    /// Why nothing can be saved now, if so. What a message may need is there if it can.
+    pub fn shortage(&mut self) -> Option<String> {
+        let shortage = reserve::prepare(self);
+        if shortage != self.read_only {
+            match &shortage {
+                Some(reason) => runtime::print(&format!("read-only: {reason}")),
+                None => runtime::print("read-only no more"),
+            }
+            self.read_only = shortage.clone();
+        }
+        shortage
     }
 
     fn certify(&self) {
@@ -127,5 +175,16 @@ impl State {
 
     pub fn caller_may_read(&self) -> bool {
         self.settings.limits().public_read || self.role().is_some()
+    }
+}
+
+/// Before anything else is touched: what another version laid out may look like something else here.
+/// A canister without a version is being installed, and gets this one.
+fn check_layout(memories: &Memories) {
+    let layout = StableCell::init(memories.get(memory::LAYOUT), LAYOUT_VERSION);
+    let found = *layout.get();
+    if found != LAYOUT_VERSION {
+        let known = "this version knows layout";
+        runtime::reject(&format!("stable memory has layout {found}, {known} {LAYOUT_VERSION}"));
     }
 }

@@ -4,27 +4,28 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candid::Principal;
 use event::{
-    Event, EventId, Filter, Kind, Packed, Verified,
+    Event, EventId, Filter, Kind, Packed, Timestamp, Verified,
     twin::{self, Author, NaiveStore},
 };
 use feed::{certified::Head, verify::check_page};
 use ic_certification::HashTree;
 use interface::{
     Answer, Argument, ByteBuf, Change, ChangesFrom, ChangesPage, ChangesRequest, Config, Count,
-    Done, Encoding, EventBytes, Init, QueryPage, QueryRequest, ReadError, Role, SaveOutcome,
-    Upgrade, What,
+    DeleteOutcome, Deletion, Done, Encoding, EventBytes, HttpRequest, HttpResponse, Init,
+    QueryPage, QueryRequest, ReadError, RelayInfo, Role, SaveOutcome, Upgrade, What,
 };
 use negentropy::{Id, Negentropy, NegentropyStorageVector};
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, prelude::*, sample::Index};
 
 use crate::{
-    changes, config, configure, count, get_events, grant, inspect_message, members, my_role,
-    post_upgrade, query_events, reconcile, revoke,
+    announce, changes, clear, config, configure, count, delete_events, get_events, grant,
+    http_request, inspect_message, members, my_role, post_upgrade, query_events, reconcile, relays,
+    revoke,
     runtime::{
-        ACCEPTED, CALLER, CERTIFIED, CONTROLLER, INSTRUCTIONS, INSTRUCTIONS_STEP, METHOD, NOW,
-        STABLE,
+        ACCEPTED, ALARM, CALLER, CERTIFIED, CONTROLLER, INSTRUCTIONS, INSTRUCTIONS_STEP, LIQUID,
+        METHOD, NOW, PRINTED, STABLE,
     },
-    save_events, status, tip,
+    save_events, status, tip, wake,
 };
 
 const NOON: u64 = 2_000;
@@ -48,6 +49,8 @@ fn install_with(config: Config) {
     NOW.set(NOON);
     INSTRUCTIONS.set(0);
     INSTRUCTIONS_STEP.set(0);
+    LIQUID.set(1 << 60);
+    PRINTED.take();
     CONTROLLER.set(Some(principal(CONTROLLER_NO)));
     let init = Init { owners: vec![], relays: vec![principal(RELAY)], config: Some(config) };
     crate::init(Some(Argument::Init(init)));
@@ -216,7 +219,8 @@ fn replay(entries: &[Change]) -> BTreeMap<EventId, Event> {
             What::Removed { id, .. } => {
                 held.remove(&EventId(id[..].try_into().unwrap()));
             }
-            What::Gone(_) | What::Cleared => {}
+            What::Gone(_) => {}
+            What::Cleared => held.clear(),
         }
     }
     held
@@ -236,11 +240,92 @@ fn contract_is_the_one_for_people() {
         .unwrap_or_else(|difference| panic!("{difference}\nthe code's:\n{ours}"));
 }
 
-fn scenario() -> impl Strategy<Value = (Vec<Verified>, Vec<Filter>)> {
+/// What happens to a store.
+#[derive(Clone, Debug)]
+enum Step {
+    /// So many of the arrivals come, in one call.
+    Save(usize),
+    Pass {
+        seconds: u64,
+    },
+    /// The canister wakes; hurried, it does not get through.
+    Wake {
+        is_hurried: bool,
+    },
+    /// An operator takes out an event that arrived.
+    Delete {
+        which: Index,
+        for_ever: bool,
+    },
+    Clear,
+    Upgrade,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        10 => (1usize..8).prop_map(Step::Save),
+        3 => (1u64..4).prop_map(|seconds| Step::Pass { seconds }),
+        3 => any::<bool>().prop_map(|is_hurried| Step::Wake { is_hurried }),
+        2 => (any::<Index>(), any::<bool>())
+            .prop_map(|(which, for_ever)| Step::Delete { which, for_ever }),
+        1 => Just(Step::Clear),
+        2 => Just(Step::Upgrade),
+    ]
+}
+
+/// Arrivals, what happens around them, and questions.
+fn scenario() -> impl Strategy<Value = (Vec<Verified>, Vec<Step>, Vec<Filter>)> {
     twin::arrivals(30).prop_flat_map(|arrivals| {
         let filters = vec(twin::filter(&arrivals), 0..4);
-        (Just(arrivals), filters)
+        (Just(arrivals), vec(step(), 4..20), filters)
     })
+}
+
+/// Does it to both stores.
+fn take_step(step: &Step, arrivals: &[Verified], left: &mut &[Verified], naive: &mut NaiveStore) {
+    match step {
+        Step::Save(number) => {
+            let (batch, rest) = left.split_at((*number).min(left.len()));
+            *left = rest;
+            let encode = if number % 2 == 0 { json } else { packed };
+            let outcomes = save_events(batch.iter().map(|event| encode(event)).collect());
+            assert_eq!(outcomes.len(), batch.len());
+            for (event, outcome) in batch.iter().zip(outcomes) {
+                let is_held = matches!(outcome, SaveOutcome::Saved(_) | SaveOutcome::Duplicate(_));
+                assert_eq!(is_held, naive.save(event), "{outcome:?} for {event:?}");
+            }
+        }
+        Step::Pass { seconds } => {
+            NOW.set(NOW.get() + seconds);
+            naive.set_time(Timestamp(NOW.get()));
+        }
+        Step::Wake { is_hurried } => {
+            INSTRUCTIONS_STEP.set(if *is_hurried { 1_500_000_000 } else { 0 });
+            wake();
+            INSTRUCTIONS.set(0);
+            INSTRUCTIONS_STEP.set(0);
+        }
+        Step::Delete { which, for_ever } => {
+            let id = which.get::<Verified>(arrivals).id;
+            let how = Deletion { tombstone: *for_ever, why: "spam".into() };
+            call_as(CONTROLLER_NO);
+            let outcome = delete_events(vec![ByteBuf::from(id.0)], how).pop().unwrap();
+            call_as(RELAY);
+            let was_there = matches!(outcome, DeleteOutcome::Removed(_));
+            // What is over and not yet out can be deleted too.
+            assert!(was_there || !naive.delete(&id, *for_ever), "{outcome:?}");
+            if was_there {
+                naive.delete(&id, *for_ever);
+            }
+        }
+        Step::Clear => {
+            call_as(CONTROLLER_NO);
+            ok(clear(principal(CONTROLLER_NO).to_text()));
+            call_as(RELAY);
+            naive.clear();
+        }
+        Step::Upgrade => upgrade(),
+    }
 }
 
 proptest! {
@@ -248,43 +333,47 @@ proptest! {
 
     #[test]
     fn store_agrees_with_the_naive_one(
-        (arrivals, filters) in scenario(),
-        batch in 1usize..8,
+        (arrivals, steps, filters) in scenario(),
         max_bytes in prop_oneof![Just(None), (1u64..3_000).prop_map(Some)],
     ) {
         install();
+        NOW.set(twin::EXPIRATIONS.start - 3);
         let mut naive = NaiveStore::default();
-        for (number, batch) in arrivals.chunks(batch).enumerate() {
-            let encode = if number % 2 == 0 { json } else { packed };
-            let outcomes = save_events(batch.iter().map(|event| encode(event)).collect());
-            prop_assert_eq!(outcomes.len(), batch.len());
-            for (event, outcome) in batch.iter().zip(outcomes) {
-                let is_held = matches!(outcome, SaveOutcome::Saved(_) | SaveOutcome::Duplicate(_));
-                prop_assert_eq!(is_held, naive.save(event), "{:?} for {:?}", outcome, event);
-            }
+        naive.set_time(Timestamp(NOW.get()));
+        let mut left = &arrivals[..];
+        for step in steps.into_iter().chain([Step::Save(arrivals.len())]) {
+            take_step(&step, &arrivals, &mut left, &mut naive);
+            prop_assert_eq!(&everything(), &naive.query(&[Filter::default()]), "after {:?}", step);
         }
         let live = sorted(naive.live().to_vec());
         let expected = naive.query(&filters);
-        for _ in 0..2 {
+        // As it is, after an upgrade, and when all is tidied up.
+        for then in [Step::Upgrade, Step::Wake { is_hurried: false }, Step::Upgrade] {
             prop_assert_eq!(&query(&filters, max_bytes, Encoding::Packed), &expected);
             prop_assert_eq!(&query(&filters, None, Encoding::Json), &expected);
-            if let Some(filter) = filters.first() {
-                let matching = naive.query(std::slice::from_ref(filter));
-                let found = reconciled(&arrivals, Some(filter.clone()));
-                prop_assert_eq!(found, difference(&arrivals, &matching));
-            }
             let wanted = filters.iter().cloned().map(Into::into).collect();
             let counted = Count { count: expected.len() as u64, complete: true };
             prop_assert_eq!(ok(count(wanted)), counted);
-            prop_assert_eq!(&sorted(everything()), &live);
+            let ids = arrivals.iter().map(|event| ByteBuf::from(event.id.0)).collect();
+            let got = ok(get_events(ids, None)).into_iter().flatten().map(|bytes| unpack(&bytes));
+            let got: BTreeMap<EventId, Event> = got.map(|event| (event.id, event)).collect();
+            prop_assert_eq!(&got.into_values().collect::<Vec<Event>>(), &live);
             let replayed = replay(&log(ChangesRequest { max_bytes, ..FROM_ZERO }));
             prop_assert_eq!(&replayed.into_values().collect::<Vec<Event>>(), &live);
             prove_all(ChangesRequest { max_bytes, ..FROM_ZERO });
-            prop_assert_eq!(reconciled(&arrivals, None), difference(&arrivals, &live));
             prove_all(ChangesRequest { max_entries: Some(3), ids_only: true, ..FROM_ZERO });
-            // And all of it again after an upgrade.
-            upgrade();
+            if status().events == live.len() as u64 {
+                if let Some(filter) = filters.first() {
+                    let matching = naive.query(std::slice::from_ref(filter));
+                    let found = reconciled(&arrivals, Some(filter.clone()));
+                    prop_assert_eq!(found, difference(&arrivals, &matching));
+                }
+                prop_assert_eq!(reconciled(&arrivals, None), difference(&arrivals, &live));
+            }
+            take_step(&then, &arrivals, &mut left, &mut naive);
         }
+        prop_assert_eq!(status().events, live.len() as u64);
+        prop_assert!(ALARM.get().is_none_or(|at| at > NOW.get() + 1), "something is left to tidy");
     }
 
     #[test]
@@ -793,8 +882,8 @@ fn status_counts_what_is_there_and_what_the_last_save_cost() {
     for part in [cost.decode, cost.verify, cost.index, cost.log] {
         assert!(part > 0 && part % 1_000 == 0);
     }
-    assert_eq!(status.memories.len(), 6);
-    assert!(status.stable_bytes > 6 * 65_536);
+    assert_eq!(status.memories.len(), 8);
+    assert!(status.stable_bytes > 8 * 65_536);
 }
 
 #[test]
@@ -881,6 +970,431 @@ fn pages_by_arrival_and_pages_with_nothing_are_proven_too() {
         let proof = page.proof.as_ref().unwrap();
         check_page(&certified_head(&proof.witness, &proof.certificate), &request, &page).unwrap();
     }
+}
+
+fn id_of(event: &Event) -> ByteBuf {
+    ByteBuf::from(event.id.0)
+}
+
+/// What the log says about `event`, in order.
+fn told_about(event: &Event) -> Vec<What> {
+    let is_about = |what: &What| match what {
+        What::Saved(bytes) => unpack(bytes) == *event,
+        What::Removed { id, .. } | What::Gone(id) => *id == id_of(event),
+        What::Cleared => false,
+    };
+    log(FROM_ZERO).into_iter().map(|entry| entry.what).filter(is_about).collect()
+}
+
+fn removed(event: &Event, why: &str) -> What {
+    What::Removed { id: id_of(event), why: why.into() }
+}
+
+fn contains(text: &str) -> bool {
+    STABLE.with_borrow(|memory| {
+        memory.borrow().windows(text.len()).any(|window| window == text.as_bytes())
+    })
+}
+
+#[test]
+fn an_event_is_over_the_second_it_expires() {
+    install();
+    let date = (NOON + 10).to_string();
+    let event = Author::new(1).sign(1, 1, &[&["expiration", &date]], "for a while");
+    assert_eq!(save_one(&event), SaveOutcome::Saved(0));
+    // Soon, and together with others.
+    assert_eq!(ALARM.get(), Some(NOON + 70));
+    NOW.set(NOON + 9);
+    assert_eq!(everything().len(), 1);
+    for _ in 0..2 {
+        NOW.set(NOON + 10);
+        assert_eq!(everything().len(), 0);
+        assert_eq!(ok(get_events(vec![id_of(&event)], None)), [None]);
+        let counted = ok(count(vec![interface::Filter::default()]));
+        assert_eq!(counted, Count { count: 0, complete: true });
+        assert_eq!(told_about(&event), [What::Gone(id_of(&event))]);
+        upgrade();
+        assert_eq!(ALARM.get(), Some(NOON + 70));
+    }
+    NOW.set(NOON + 70);
+    wake();
+    assert_eq!(told_about(&event), [What::Gone(id_of(&event)), removed(&event, "expired")]);
+    assert_eq!((status().events, ALARM.get()), (0, None));
+    assert!(!contains("for a while"));
+    assert_eq!(save_one(&event), SaveOutcome::Expired);
+}
+
+#[test]
+fn an_expired_version_keeps_no_older_one_out() {
+    install();
+    let author = Author::new(1);
+    let date = (NOON + 10).to_string();
+    let new = author.sign(200, 0, &[&["expiration", &date]], "");
+    let old = author.sign(100, 0, &[], "");
+    assert_eq!(save(&[&new, &old]), [SaveOutcome::Saved(0), SaveOutcome::Superseded]);
+    NOW.set(NOON + 10);
+    // Nobody has swept yet: 1 says that it is over.
+    assert_eq!(save(&[&new, &old]), [SaveOutcome::Expired, SaveOutcome::Saved(2)]);
+}
+
+#[test]
+fn what_has_expired_goes_in_rounds_if_there_is_much_of_it() {
+    install();
+    let expiring = |number: u64| {
+        let date = (NOON + 10 + number % 3).to_string();
+        Author::new(1).sign(number, 1, &[&["expiration", &date]], "")
+    };
+    (0..20).for_each(|number| drop(save_one(&expiring(number))));
+    NOW.set(NOON + 100);
+    let mut held = 20;
+    while held > 0 {
+        assert_eq!(ALARM.get(), Some(if held == 20 { NOON + 70 } else { NOON + 101 }));
+        INSTRUCTIONS.set(0);
+        INSTRUCTIONS_STEP.set(1_000_000_000);
+        wake();
+        INSTRUCTIONS_STEP.set(0);
+        INSTRUCTIONS.set(0);
+        assert!((held - 4..held).contains(&status().events));
+        assert_eq!(everything(), []);
+        held = status().events;
+    }
+    assert_eq!(ALARM.get(), None);
+}
+
+fn info(url: &str) -> RelayInfo {
+    RelayInfo {
+        url: url.into(),
+        key: ByteBuf::from([2; 32]),
+        version: "aquifer 0.1.0".into(),
+        connections: 3,
+        subscriptions: 5,
+        lag_ms: 20,
+    }
+}
+
+#[test]
+fn a_prolific_author_vanishes_at_once_and_is_taken_out_in_rounds() {
+    install();
+    ok(announce(info("wss://Relay.example/")));
+    let (alice, bob) = (Author::new(1), Author::new(2));
+    let notes: Vec<Verified> = (0..30).map(|at| alice.sign(at, 1, &[], "mine")).collect();
+    let key = alice.pubkey().to_string();
+    let wrap = bob.sign(9, 1_059, &[&["p", &key]], "for her");
+    let reply = bob.sign(9, 1, &[&["p", &key]], "to her");
+    save(&notes.iter().chain([&wrap, &reply]).map(|event| &**event).collect::<Vec<_>>());
+    let elsewhere = alice.sign(50, 62, &[&["relay", "wss://other.example"]], "");
+    save_one(&elsewhere);
+    assert_eq!(everything().len(), 33);
+    let here = alice.sign(40, 62, &[&["relay", "wss://relay.example"]], "");
+    assert!(matches!(save_one(&here), SaveOutcome::Saved(_)));
+    let left = sorted([&reply, &elsewhere, &here].map(|event| Event::clone(event)).to_vec());
+    let mut held = status().events;
+    assert_eq!(held, 34);
+    while held > 3 {
+        assert_eq!(sorted(everything()), left);
+        assert_eq!(save(&[&notes[7], &wrap]), [SaveOutcome::Deleted, SaveOutcome::Deleted]);
+        let replayed = replay(&log(FROM_ZERO)).into_values().collect::<Vec<_>>();
+        assert_eq!(replayed, left);
+        assert_eq!(ALARM.get(), Some(NOON + 1));
+        upgrade();
+        assert_eq!(ALARM.get(), Some(NOON + 1));
+        INSTRUCTIONS_STEP.set(100_000_000);
+        wake();
+        INSTRUCTIONS_STEP.set(0);
+        INSTRUCTIONS.set(0);
+        assert!(status().events < held, "nothing happens");
+        held = status().events;
+    }
+    wake();
+    assert_eq!((sorted(everything()), ALARM.get()), (left, None));
+    assert_eq!(told_about(&wrap), [What::Gone(id_of(&wrap)), removed(&wrap, "vanished")]);
+    assert!(!contains("for her") && !contains("mine"));
+    let back = alice.sign(41, 1, &[], "I am back");
+    assert!(matches!(save_one(&back), SaveOutcome::Saved(_)));
+}
+
+#[test]
+fn operators_take_out_what_they_want() {
+    install();
+    let author = Author::new(1);
+    let (a, b) = (note("a"), note("b"));
+    let deletion = author.sign(5, 5, &[&["e", &"ab".repeat(32)]], "insults");
+    let request = author.sign(5, 62, &[&["relay", "wss://elsewhere.example"]], "");
+    save(&[&a, &b, &deletion, &request]);
+    let delete = |events: &[&Event], tombstone, why: &str| {
+        let ids = events.iter().map(|event| id_of(event)).collect();
+        delete_events(ids, Deletion { tombstone, why: why.into() })
+    };
+    assert_eq!(delete(&[&a], true, ""), [DeleteOutcome::Forbidden]);
+    call_as(CONTROLLER_NO);
+    let unknown = note("never came");
+    let expected = [DeleteOutcome::Removed(4), DeleteOutcome::Unknown, DeleteOutcome::Unknown];
+    assert_eq!(delete(&[&a, &unknown, &a], false, "spam"), expected);
+    assert_eq!(delete(&[&b, &deletion, &request], true, "").len(), 3);
+    assert_eq!(everything(), []);
+    assert_eq!(told_about(&a)[1], removed(&a, "spam"));
+    assert_eq!(told_about(&b)[1], removed(&b, "removed by the operator"));
+    assert!(!contains("insults"));
+    let outcomes = save(&[&a, &b, &deletion, &request, &unknown]);
+    assert!(matches!(outcomes[0], SaveOutcome::Saved(_)), "it may come back");
+    assert_eq!(outcomes[1..4], [const { SaveOutcome::Deleted }; 3]);
+    assert!(matches!(outcomes[4], SaveOutcome::Saved(_)));
+    assert!(matches!(&delete(&[&a], false, &"ü".repeat(500))[..], [DeleteOutcome::Removed(_)]));
+    let What::Removed { why, .. } = told_about(&a).pop().unwrap() else { panic!("it is out") };
+    assert_eq!(why, "ü".repeat(100));
+    let malformed = delete_events(vec![ByteBuf::from([1; 31])], Deletion::default());
+    assert_eq!(malformed, [DeleteOutcome::Other("an id must have 32 bytes, not 31".into())]);
+}
+
+#[test]
+fn a_cleared_store_is_like_a_new_one_and_its_log_goes_on() {
+    install();
+    let author = Author::new(1);
+    let doomed = author.sign(9, 1, &[], "doomed");
+    let deletion = author.sign(10, 5, &[&["e", &doomed.id.to_string()]], "");
+    let request = author.sign(9, 62, &[&["relay", "ALL_RELAYS"]], "");
+    let date = (NOON + 10).to_string();
+    let expiring = author.sign(11, 1, &[&["expiration", &date], &["t", "x"]], "secret");
+    let profile = author.sign(12, 0, &[], "me");
+    save(&[&deletion, &request, &expiring, &profile]);
+    let id = principal(CONTROLLER_NO).to_text();
+    assert_eq!(clear(id.clone()), Done::Err("only owners may do this".into()));
+    call_as(CONTROLLER_NO);
+    let refused = clear("yes".into());
+    assert_eq!(refused, Done::Err(format!("to empty this store, confirm with its id: {id}")));
+    assert_eq!(everything().len(), 4);
+    assert_eq!(clear(id), Done::Ok(()));
+    for then in [upgrade as fn(), wake_up, upgrade] {
+        assert_eq!((everything(), status().events, status().length), (vec![], 0, 5));
+        let entries: Vec<What> = log(FROM_ZERO).into_iter().map(|entry| entry.what).collect();
+        let gone = [&deletion, &request, &expiring, &profile].map(|event| What::Gone(id_of(event)));
+        assert_eq!(entries[..4], gone);
+        assert_eq!(entries[4..], [What::Cleared]);
+        prove_all(FROM_ZERO);
+        then();
+    }
+    assert!(!contains("secret"));
+    assert_eq!(ALARM.get(), None);
+    let all = save(&[&doomed, &expiring, &profile]);
+    assert_eq!(all, [SaveOutcome::Saved(5), SaveOutcome::Saved(6), SaveOutcome::Saved(7)]);
+    assert_eq!(members().len(), 1);
+}
+
+fn wake_up() {
+    wake();
+}
+
+#[test]
+fn relays_have_quotas_that_become_free_again() {
+    let quotas = Config {
+        relay_events_per_hour: Some(2),
+        relay_bytes_per_hour: Some(10_000),
+        relay_bytes_total: Some(20_000),
+        ..Config::default()
+    };
+    install_with(quotas);
+    let hour = "quota: relay_events_per_hour 2 is used up until 5600";
+    let refused = |reason: &str| SaveOutcome::Refused(reason.into());
+    let outcomes = save(&[&note("a"), &note("b"), &note("c"), &note("a")]);
+    let saved = SaveOutcome::Saved;
+    assert_eq!(outcomes, [saved(0), saved(1), refused(hour), SaveOutcome::Duplicate(0)]);
+    NOW.set(NOON + 3_599);
+    upgrade();
+    assert_eq!(save_one(&note("c")), refused(hour));
+    NOW.set(NOON + 3_600);
+    let long = note(&"x".repeat(10_000));
+    assert_eq!(save(&[&long, &note("c")])[0], saved(2));
+    let bytes = "quota: relay_bytes_per_hour 10000 is used up until 9200";
+    assert_eq!(save_one(&note("c")), refused(bytes));
+    NOW.set(NOON + 7_200);
+    let long = note(&"y".repeat(10_000));
+    assert_eq!(save(&[&long, &note("c")])[0], saved(3));
+    NOW.set(NOON + 70_000);
+    let total = "quota: relay_bytes_total 20000 is used up until an owner raises it";
+    assert_eq!(save_one(&note("c")), refused(total));
+    call_as(CONTROLLER_NO);
+    ok(grant(principal(STRANGER), Role::Owner, "no relay".into()));
+    call_as(STRANGER);
+    assert_eq!(save(&[&note("d"), &note("e"), &note("f")]), [saved(4), saved(5), saved(6)]);
+    ok(configure(Config { relay_bytes_total: Some(u64::MAX), ..Config::default() }));
+    call_as(RELAY);
+    assert_eq!(save_one(&note("c")), saved(7));
+    call_as(CONTROLLER_NO);
+    ok(configure(Config { relay_events_per_hour: Some(0), ..Config::default() }));
+    call_as(RELAY);
+    NOW.set(NOON + 80_000);
+    let none = "quota: relay_events_per_hour 0 is used up until an owner raises it";
+    assert_eq!(save_one(&note("g")), refused(none));
+}
+
+/// What a save is refused with, and what the status says.
+#[track_caller]
+fn check_read_only(reason: &str) {
+    let said = format!("read-only: {reason}");
+    assert_eq!(save_one(&note("new")), SaveOutcome::Refused(said));
+    assert_eq!(status().read_only.as_deref(), Some(reason));
+    assert_eq!(everything(), [note("old").into_inner()], "reading goes on");
+}
+
+#[test]
+fn a_store_that_runs_out_of_cycles_becomes_read_only_and_recovers() {
+    install();
+    save_one(&note("old"));
+    LIQUID.set(499_999_999_999);
+    let kept = 500_000_000_000
+        + u128::from(status().stable_bytes + status().heap_bytes) * 127_000 * 86_400 / (1 << 30)
+            * 7;
+    let left = "499999999999 cycles are left to spend, and";
+    check_read_only(&format!("{left} {kept} are kept back: top the canister up"));
+    check_read_only(&format!("{left} {kept} are kept back: top the canister up"));
+    LIQUID.set(kept);
+    assert_eq!(status().read_only, None);
+    assert!(matches!(save_one(&note("new")), SaveOutcome::Saved(_)));
+    let said = PRINTED.take();
+    assert_eq!(said.iter().filter(|line| line.starts_with("read-only")).count(), 2, "{said:?}");
+}
+
+#[test]
+fn a_store_that_reaches_its_memory_limit_becomes_read_only_before_it_traps() {
+    install();
+    // The second time makes up for what the first took.
+    save(&[&note("old")]);
+    save(&[&note("old")]);
+    let bytes = status().stable_bytes;
+    call_as(CONTROLLER_NO);
+    ok(configure(Config { stable_bytes_max: Some(bytes - 1), ..Config::default() }));
+    let wanted = format!("{bytes} bytes of stable memory are needed, and stable_bytes_max is");
+    check_read_only(&format!("{wanted} {}", bytes - 1));
+    let removed = delete_events(vec![id_of(&note("old"))], Deletion::default());
+    assert!(matches!(removed[..], [DeleteOutcome::Removed(_)]), "what makes room is done");
+    ok(configure(Config { stable_bytes_max: Some(bytes), ..Config::default() }));
+    assert!(matches!(save_one(&note("new")), SaveOutcome::Saved(_)));
+}
+
+#[test]
+fn no_call_needs_more_memory_than_was_made_ready_for_it() {
+    install();
+    save(&[&note("first")]);
+    save(&[&note("first")]);
+    let before = status().stable_bytes;
+    let tags: Vec<[String; 2]> =
+        (0..1_000).map(|number| ["t".to_owned(), number.to_string()]).collect();
+    let tags: Vec<Vec<&str>> =
+        tags.iter().map(|tag| tag.iter().map(String::as_str).collect()).collect();
+    let tags: Vec<&[&str]> = tags.iter().map(Vec::as_slice).collect();
+    let events: Vec<Verified> = (0..20).map(|at| Author::new(1).sign(at, 1, &tags, "")).collect();
+    save(&events.iter().map(|event| &**event).collect::<Vec<_>>());
+    assert_eq!(everything().len(), 21);
+    assert_eq!(status().stable_bytes, before, "it was there already");
+}
+
+#[test]
+fn a_store_with_little_heap_left_is_read_only_until_that_is_over() {
+    install();
+    save_one(&note("old"));
+    crate::heap_is_low();
+    let reason = "the wasm memory is nearly full: raise its limit, then call configure, or upgrade";
+    check_read_only(reason);
+    call_as(CONTROLLER_NO);
+    ok(configure(Config::default()));
+    assert!(matches!(save_one(&note("new")), SaveOutcome::Saved(_)));
+    crate::heap_is_low();
+    upgrade();
+    assert_eq!(status().read_only, None);
+}
+
+#[test]
+fn relays_are_listed_as_long_as_they_are_heard_of() {
+    install();
+    call_as(CONTROLLER_NO);
+    ok(grant(principal(READER), Role::Reader, String::new()));
+    ok(grant(principal(4), Role::Relay, String::new()));
+    ok(announce(info("ws://127.0.0.1:7778")));
+    call_as(READER);
+    assert_eq!(announce(info("ws://reader")), Done::Err("only relays are listed".into()));
+    call_as(RELAY);
+    assert!(announce(info("https://relay.example")).into_result().is_err());
+    let short = RelayInfo { key: ByteBuf::from([2; 31]), ..info("wss://relay.example") };
+    assert!(announce(short).into_result().is_err());
+    let long = RelayInfo { version: "x".repeat(65), ..info("wss://relay.example") };
+    assert!(announce(long).into_result().is_err());
+    ok(announce(info("wss://relay.example")));
+    NOW.set(NOON + 60);
+    ok(announce(RelayInfo { lag_ms: 7, ..info("wss://relay.example") }));
+    upgrade();
+    assert_eq!(relays().len(), 2);
+    NOW.set(NOON + 90);
+    let [entry] = &relays()[..] else { panic!("one of them is silent") };
+    assert_eq!((entry.who, entry.info.lag_ms), (principal(RELAY), 7));
+    assert_eq!((entry.first_seen, entry.last_seen), (NOON, NOON + 60));
+    call_as(STRANGER);
+    assert_eq!(relays(), []);
+    call_as(CONTROLLER_NO);
+    ok(revoke(principal(RELAY)));
+    assert_eq!(relays(), []);
+}
+
+fn get(path: &str) -> HttpResponse {
+    let (method, url) = ("GET".to_owned(), path.to_owned());
+    http_request(HttpRequest { method, url, headers: vec![], body: ByteBuf::new() })
+}
+
+#[test]
+fn figures_are_served_to_machines_and_people() {
+    install_with(Config { relay_bytes_total: Some(u64::MAX), ..Config::default() });
+    save(&[&note("a"), &note("b"), &note("a")]);
+    NOW.set(NOON + 5);
+    ok(announce(info("wss://relay.example")));
+    let text = |answer: HttpResponse| String::from_utf8(answer.body.into_vec()).unwrap();
+    let metrics = text(get("/metrics?x"));
+    for line in [
+        "aquifer_events 2",
+        "aquifer_log_length 2",
+        "aquifer_log_entries_last_day 2",
+        "aquifer_saves_total{outcome=\"saved\"} 2",
+        "aquifer_saves_total{outcome=\"duplicate\"} 1",
+        "aquifer_read_only 0",
+        "aquifer_relays 1",
+        "aquifer_last_saved_timestamp_seconds 2000",
+    ] {
+        assert!(metrics.lines().any(|it| it == line), "{line} is not in\n{metrics}");
+    }
+    // Each family is announced once, before its first sample.
+    let families = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let names: Vec<&str> = families.map(|rest| rest.split(' ').next().unwrap()).collect();
+    let mut unique = names.clone();
+    unique.dedup();
+    assert_eq!(names, unique);
+    for line in metrics.lines().filter(|line| !line.starts_with('#')) {
+        let name = line.split(['{', ' ']).next().unwrap();
+        assert!(names.contains(&name), "{name}");
+        line.rsplit(' ').next().unwrap().parse::<u128>().expect("a number");
+    }
+    LIQUID.set(5);
+    save_one(&note("c"));
+    let page = text(get("/"));
+    for word in ["read-only", "Days of rent left<td>0", "5 seconds ago", "Events<td>2"] {
+        assert!(page.contains(word), "{word} is not in\n{page}");
+    }
+    assert!(text(get("/metrics")).contains("aquifer_read_only 1"));
+    assert_eq!(get("/events").status_code, 404);
+    let posted = HttpRequest {
+        method: "POST".into(),
+        url: "/".into(),
+        headers: vec![],
+        body: ByteBuf::new(),
+    };
+    assert_eq!(http_request(posted).status_code, 405);
+}
+
+#[test]
+#[should_panic(expected = "stable memory has layout 2, this version knows layout 1")]
+fn memory_that_a_newer_version_laid_out_is_not_touched() {
+    install();
+    let memories = crate::memory::Memories::open(crate::runtime::stable_memory());
+    let layout = memories.get(crate::memory::LAYOUT);
+    ic_stable_structures::StableCell::init(layout, 0u32).set(2);
+    upgrade();
 }
 
 #[test]

@@ -266,11 +266,15 @@ pub struct Status {
     pub events: u64,
     pub length: Seq,
     pub stable_bytes: u64,
+    pub heap_bytes: u64,
     pub cycles: Nat,
+    /// Without what the freezing threshold keeps.
+    pub liquid_cycles: Nat,
     /// Why nothing is saved at present.
     pub read_only: Option<String>,
     /// Pages of 64 KiB of each stable memory.
     pub memories: Vec<(String, u64)>,
+    pub last_saved_at: Option<Seconds>,
     pub last_save: Option<SaveCost>,
 }
 

@@ -8,9 +8,11 @@ use interface::{
 
 use super::{check_reader, tip::prove};
 use crate::{
+    events::{Events, Visible},
     log::{Entry, Kind, Log},
     memory::Memory,
     room::{Room, encode, is_time_to_read},
+    runtime,
     state::State,
 };
 
@@ -27,20 +29,21 @@ pub fn changes(state: &State, request: &ChangesRequest) -> Result<ChangesPage, R
         ChangesFrom::Seq(seq) => seq,
         ChangesFrom::Arrived(time) => log.first_arrived_at(time).0,
     };
-    let changes = page(log, first, request);
+    let changes = page(&state.events, first, request);
     let next = first + changes.len() as u64;
     let proof = if request.proof { prove(state, first, next) } else { None };
     Ok(ChangesPage { changes, next, length, proof })
 }
 
-fn page(log: &Log<Memory>, first: u64, request: &ChangesRequest) -> Vec<Change> {
+fn page(events: &Events, first: u64, request: &ChangesRequest) -> Vec<Change> {
+    let (log, visible) = (events.log(), events.visible(runtime::now()));
     let entries_max = request.max_entries.unwrap_or(u64::MAX);
     let mut room = Room::new(request.max_bytes);
     let mut changes = Vec::new();
     while (changes.len() as u64) < entries_max && is_time_to_read() {
         let seq = first + changes.len() as u64;
         let Some(entry) = log.entry(Seq(seq)) else { break };
-        let what = what(log, &entry, request);
+        let what = what(log, &visible, seq, &entry, request);
         if !room.take(CHANGE_BYTES + bytes_of(&what)) {
             break;
         }
@@ -49,8 +52,16 @@ fn page(log: &Log<Memory>, first: u64, request: &ChangesRequest) -> Vec<Change> 
     changes
 }
 
-fn what(log: &Log<Memory>, entry: &Entry, request: &ChangesRequest) -> What {
+fn what(
+    log: &Log<Memory>,
+    visible: &Visible<'_>,
+    seq: u64,
+    entry: &Entry,
+    request: &ChangesRequest,
+) -> What {
     match entry.kind {
+        // It is over; that it was removed will stand further on.
+        Kind::Saved if visible.hides_at(Seq(seq)) => What::Gone(ByteBuf::from(log.id(entry).0)),
         Kind::Saved if request.ids_only => What::Saved(ByteBuf::from(log.id(entry).0)),
         Kind::Saved => What::Saved(saved(log, entry, request)),
         Kind::Gone => What::Gone(ByteBuf::from(log.id(entry).0)),

@@ -8,12 +8,16 @@ use crate::{runtime, state::State};
 
 pub fn grant(state: &mut State, who: Principal, role: Role, note: String) -> Result<(), String> {
     check_owner(state)?;
-    state.members.grant(who, role, note, runtime::now())
+    state.members.grant(who, role, note, runtime::now())?;
+    runtime::print(&format!("{} granted {who} the role {role:?}", runtime::caller()));
+    Ok(())
 }
 
 pub fn revoke(state: &mut State, who: &Principal) -> Result<(), String> {
     check_owner(state)?;
     state.members.revoke(who);
+    state.directory.forget(who);
+    runtime::print(&format!("{} revoked {who}", runtime::caller()));
     Ok(())
 }
 

@@ -11,8 +11,9 @@ use interface::{
 
 use super::check_reader;
 use crate::{
-    events::Events,
+    events::Visible,
     room::{Room, encode, is_time_to_read},
+    runtime,
     state::State,
 };
 
@@ -39,7 +40,7 @@ pub fn query_events(state: &State, request: QueryRequest) -> Result<QueryPage, R
         room: Room::new(request.max_bytes),
         encoding: request.encoding.unwrap_or_default(),
     };
-    let Ok(is_done) = scan.page(&state.events, &mut page);
+    let Ok(is_done) = scan.page(&state.events.visible(runtime::now()), &mut page);
     let cursor = scan.cursor();
     if !is_done && cursor == start {
         return Err(ReadError::Other("too much to look through: ask for less at once".into()));
@@ -55,10 +56,11 @@ pub fn get_events(
     encoding: Option<Encoding>,
 ) -> Result<Vec<Option<EventBytes>>, ReadError> {
     check_reader(state)?;
+    let events = state.events.visible(runtime::now());
     let mut room = Room::new(None);
     let mut found = Vec::new();
     for id in ids {
-        let event = get(&state.events, &id_of(id)?, encoding.unwrap_or_default());
+        let event = get(&events, &id_of(id)?, encoding.unwrap_or_default());
         let bytes = ITEM_BYTES + event.as_ref().map_or(0, |event| event.len());
         if !is_time_to_read() || !room.take(bytes) {
             break;
@@ -68,7 +70,7 @@ pub fn get_events(
     Ok(found)
 }
 
-fn get(events: &Events, id: &EventId, encoding: Encoding) -> Option<EventBytes> {
+fn get(events: &Visible<'_>, id: &EventId, encoding: Encoding) -> Option<EventBytes> {
     let bytes = events.packed(events.find(id)?)?;
     Packed::trusted(&bytes).ok().map(|packed| encode(&packed, encoding))
 }
@@ -76,7 +78,8 @@ fn get(events: &Events, id: &EventId, encoding: Encoding) -> Option<EventBytes> 
 pub fn count(state: &State, filters: Vec<interface::Filter>) -> Result<Count, ReadError> {
     check_reader(state)?;
     let mut tally = Tally(0);
-    let Ok(complete) = Scan::new(&filters_of(filters)?).page(&state.events, &mut tally);
+    let Ok(complete) =
+        Scan::new(&filters_of(filters)?).page(&state.events.visible(runtime::now()), &mut tally);
     Ok(Count { count: tally.0, complete })
 }
 

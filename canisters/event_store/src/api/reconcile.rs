@@ -9,7 +9,7 @@ use interface::{ByteBuf, Filter, REPLY_BYTES_MAX, ReadError};
 use reconcile::{Item, Refusal, Sorted, answer};
 
 use super::{check_reader, query::filters_of};
-use crate::{room::is_time_to_read, state::State};
+use crate::{room::is_time_to_read, runtime, state::State};
 
 const FRAME_BYTES_MAX: usize = REPLY_BYTES_MAX as usize;
 
@@ -29,7 +29,8 @@ pub fn reconcile(
     }
 }
 
-/// Such a set need not be held to be compared.
+/// Such a set need not be held to be compared. What is over counts in it until it has been taken out,
+/// which is a matter of a minute: the sums know of nothing else.
 fn is_of_dates_only(filter: &event::Filter) -> bool {
     let dates =
         event::Filter { since: filter.since, until: filter.until, ..event::Filter::default() };
@@ -40,7 +41,7 @@ fn is_of_dates_only(filter: &event::Filter) -> bool {
 /// one; a caller with more of them than one call can look at divides the time between calls.
 fn matching(state: &State, filters: &[event::Filter]) -> Result<Sorted, ReadError> {
     let mut items = Items(Vec::new());
-    match Scan::new(filters).page(&state.events, &mut items) {
+    match Scan::new(filters).page(&state.events.visible(runtime::now()), &mut items) {
         Ok(true) => Ok(Sorted::new(items.0)),
         Ok(false) => Err(too_much()),
     }

@@ -8,9 +8,9 @@ use event::{
 use index::{CREATED_AT_MAX, Seq};
 use interface::{EventBytes, SAVE_EVENTS_MAX, SaveCost, SaveOutcome};
 
-use crate::{config::Limits, room::is_time_to_save, runtime, state::State};
+use super::cut;
+use crate::{config::Limits, members::Account, room::is_time_to_save, runtime, state::State};
 
-const REASON_BYTES_MAX: usize = 200;
 /// So many signatures are checked at once. Each becomes cheaper by it, down to about 300; and as long
 /// as a batch takes, no other call is served and nobody looks at the time.
 const BATCH_EVENTS_MAX: usize = 500;
@@ -20,7 +20,19 @@ pub fn save_events(state: &mut State, events: &[EventBytes]) -> Vec<SaveOutcome>
     if !state.caller_may_write() {
         return vec![SaveOutcome::Refused("the caller is no relay".into()); events.len()];
     }
+    let outcomes = match state.shortage() {
+        Some(reason) => {
+            vec![SaveOutcome::Refused(format!("read-only: {reason}")); events.len()]
+        }
+        None => save_all(state, events),
+    };
+    state.metrics.count(&outcomes);
+    outcomes
+}
+
+fn save_all(state: &mut State, events: &[EventBytes]) -> Vec<SaveOutcome> {
     let mut saving = Saving::new(state);
+    saving.expire();
     let batches = events.chunks(BATCH_EVENTS_MAX);
     let outcomes = batches.flat_map(|batch| saving.save(batch)).collect();
     saving.end();
@@ -42,8 +54,9 @@ struct Saving<'a> {
     state: &'a mut State,
     limits: Limits,
     now: u64,
-    saved: u64,
-    bytes: u64,
+    /// Of the caller. An owner who is no member has none.
+    account: Option<Account>,
+    has_saved: bool,
     cost: SaveCost,
     /// The instruction counter when the last part of the work was done.
     counted: u64,
@@ -53,7 +66,16 @@ impl Saving<'_> {
     fn new(state: &mut State) -> Saving<'_> {
         let limits = state.settings.limits();
         let now = runtime::now();
-        Saving { state, limits, now, saved: 0, bytes: 0, cost: SaveCost::default(), counted: 0 }
+        let account = state.members.account(&runtime::caller());
+        let cost = SaveCost::default();
+        Saving { state, limits, now, account, has_saved: false, cost, counted: 0 }
+    }
+
+    /// What has expired must not be in the way of what comes.
+    fn expire(&mut self) {
+        self.cost.decode += self.lap();
+        self.state.events.expire(self.now, is_time_to_save);
+        self.cost.index += self.lap();
     }
 
     fn save(&mut self, batch: &[EventBytes]) -> Vec<SaveOutcome> {
@@ -65,7 +87,7 @@ impl Saving<'_> {
         let outcome = |arrived| match arrived {
             Arrived::Refused(outcome) => outcome,
             Arrived::Fresh => self.store(verified.next().expect("each fresh one has a verdict")),
-            Arrived::Held(event) => match self.state.events.find(&event.id) {
+            Arrived::Held(event) => match self.state.events.not_leaving().find(&event.id) {
                 Some(Seq(seq)) => SaveOutcome::Duplicate(seq),
                 // An event before it in this batch has removed it.
                 None => self.store(verify(event)),
@@ -87,10 +109,13 @@ impl Saving<'_> {
             Err(outcome) => return Arrived::Refused(outcome),
         };
         // Before the costly check: a relay whose answer got lost sends all of its batch again.
-        let is_held = self.state.events.find(&event.id).is_some();
+        let is_held = self.state.events.not_leaving().find(&event.id).is_some();
         self.cost.index += self.lap();
         if is_held {
             return Arrived::Held(event);
+        }
+        if let Err(outcome) = self.check_quota() {
+            return Arrived::Refused(outcome);
         }
         fresh.push(event);
         Arrived::Fresh
@@ -102,14 +127,22 @@ impl Saving<'_> {
                 return Err(out_of_time());
             }
             let effects = self.judge(&event)?;
+            self.check_quota()?;
             self.remove(&effects)?;
             Ok(self.insert(&event, &effects))
         });
         saved.map_or_else(|outcome| outcome, |Seq(seq)| SaveOutcome::Saved(seq))
     }
 
+    /// One event may go beyond a quota: how long it is packed is known only when it is stored.
+    fn check_quota(&self) -> Result<(), SaveOutcome> {
+        let account = self.account.as_ref();
+        let reason = account.and_then(|account| account.used_up(&self.limits, self.now));
+        reason.map_or(Ok(()), |reason| Err(SaveOutcome::Refused(reason)))
+    }
+
     fn judge(&self, event: &Verified) -> Result<Effects, SaveOutcome> {
-        let Ok(verdict) = judge(&self.state.events, event, Timestamp(self.now));
+        let Ok(verdict) = judge(&*self.state, event, Timestamp(self.now));
         match verdict {
             Verdict::Save(effects) => Ok(effects),
             // It stands twice in this batch.
@@ -132,7 +165,7 @@ impl Saving<'_> {
             if !is_time_to_save() {
                 return Err(SaveOutcome::Refused("deleted a part of it: send it again".into()));
             }
-            self.state.events.remove(id, *why, self.now);
+            self.state.events.remove(id, why.as_str(), self.now);
         }
         Ok(())
     }
@@ -145,14 +178,24 @@ impl Saving<'_> {
         self.cost.log += self.lap();
         self.state.events.index(seq, &packed, event, effects);
         self.cost.index += self.lap();
-        self.saved += 1;
-        self.bytes += bytes.len() as u64;
+        self.has_saved = true;
+        if let Some(account) = &mut self.account {
+            account.add(bytes.len() as u64, self.now);
+        }
         seq
     }
 
     fn end(self) {
-        self.state.members.credit(&runtime::caller(), self.saved, self.bytes);
-        self.state.last_save = Some(self.cost);
+        if let Some(account) = self.account {
+            self.state.members.settle(account);
+        }
+        let metrics = &mut self.state.metrics;
+        metrics.last_save = Some(self.cost);
+        if self.has_saved {
+            metrics.last_saved_at = Some(self.now);
+        }
+        metrics.save_instructions_most =
+            metrics.save_instructions_most.max(runtime::instructions());
     }
 
     /// Instructions since the last time. The first lap begins with the message, so it counts the
@@ -189,7 +232,5 @@ fn decode(bytes: &[u8], limits: &Limits, now: u64) -> Result<Event, SaveOutcome>
 
 /// The reason, cut: it may quote what its sender wrote.
 fn invalid(reason: impl ToString) -> SaveOutcome {
-    let mut reason = reason.to_string();
-    reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
-    SaveOutcome::Invalid(reason)
+    SaveOutcome::Invalid(cut(&reason.to_string()).into())
 }

@@ -2,7 +2,7 @@
 
 use interface::Status;
 
-use crate::{runtime, state::State};
+use crate::{reserve, runtime, state::State};
 
 pub fn status(state: &State) -> Status {
     Status {
@@ -10,9 +10,12 @@ pub fn status(state: &State) -> Status {
         events: state.events.len(),
         length: state.events.log().length().0,
         stable_bytes: state.memories.bytes(),
+        heap_bytes: runtime::heap_bytes(),
         cycles: runtime::cycles().into(),
-        read_only: None,
+        liquid_cycles: runtime::liquid_cycles().into(),
+        read_only: reserve::shortage(state),
         memories: state.memories.pages(),
-        last_save: state.last_save,
+        last_saved_at: state.metrics.last_saved_at,
+        last_save: state.metrics.last_save,
     }
 }
