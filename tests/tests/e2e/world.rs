@@ -40,7 +40,7 @@ pub fn artifacts() -> Artifacts {
 }
 
 /// The one server of this test binary.
-async fn server() -> &'static Server {
+pub async fn server() -> &'static Server {
     static SERVER: OnceCell<Server> = OnceCell::const_new();
     let start = || async {
         let choice = Chooser::new(&artifacts()).choose().await.unwrap();
