@@ -98,10 +98,11 @@ fn both_tools_give_the_canister_the_same_settings() {
 }
 
 /// Entry points that the system calls by name, and nobody else can.
-const HOOKS: [&str; 4] = [
+const HOOKS: [&str; 5] = [
     "canister_init",
     "canister_post_upgrade",
     "canister_inspect_message",
+    "canister_global_timer",
     "canister_on_low_wasm_memory",
 ];
 
@@ -118,8 +119,6 @@ fn the_module_exports_the_methods_of_the_contract_and_nothing_else() {
         .flatten()
         .map(|export| export.unwrap().name.to_owned())
         .filter(|name| name.starts_with("canister") && !HOOKS.contains(&name.as_str()))
-        // How ic-cdk-timers comes back to the canister; it refuses all other callers.
-        .filter(|name| name != "canister_update <ic-cdk internal> timer_executor")
         .collect();
     assert_eq!(exports, methods_of_the_contract());
 }
