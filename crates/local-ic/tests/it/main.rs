@@ -7,6 +7,7 @@ mod calls;
 mod dfx;
 mod execution;
 mod forgery;
+mod growth;
 mod icp;
 mod lab;
 mod lifecycle;
