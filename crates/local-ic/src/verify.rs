@@ -296,6 +296,7 @@ mod tests {
         assert!(verify(&signed, NOW + 2 * NANOS, &[]).is_err());
         let chain = signed.sender_delegation.as_mut().unwrap();
         chain[0].delegation.targets = Some(vec![Principal::anonymous()]);
+        chain[0].signature = alice.sign_message(&chain[0].delegation.signable()).to_vec();
         assert!(verify(&signed, NOW, &[]).unwrap_err().contains("targets"));
     }
 
