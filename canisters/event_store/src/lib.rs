@@ -24,12 +24,13 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use candid::{CandidType, Principal, candid_method, utils::ArgumentDecoder};
+use candid::{CandidType, Principal, candid_method, ser::IDLBuilder, utils::ArgumentDecoder};
 use ic_cdk::{init, inspect_message, on_low_wasm_memory, post_upgrade, query, update};
 use interface::{
     Answer, Argument, ByteBuf, ChangesPage, ChangesRequest, Config, Count, DeleteOutcome, Deletion,
     Done, Encoding, EventBytes, Filter, HttpRequest, HttpResponse, IdBytes, Member, QueryPage,
-    QueryRequest, RelayEntry, RelayInfo, Role, SaveOutcome, Status, Tip, decode_arguments,
+    QueryRequest, REPLY_BYTES_MAX, RelayEntry, RelayInfo, Role, SaveOutcome, Status, Tip,
+    decode_arguments,
 };
 
 #[init]
@@ -78,13 +79,13 @@ fn clear(confirmation: String) -> Done {
     state::change(|state| api::clear(state, &confirmation)).into()
 }
 
-#[query(hidden = true, decode_with = "decode_one")]
+#[query(hidden = true, decode_with = "decode_one", encode_with = "encode")]
 #[candid_method(query)]
 fn query_events(request: QueryRequest) -> Answer<QueryPage> {
     state::read(|state| api::query_events(state, request)).into()
 }
 
-#[query(hidden = true, decode_with = "decode")]
+#[query(hidden = true, decode_with = "decode", encode_with = "encode")]
 #[candid_method(query)]
 fn get_events(ids: Vec<IdBytes>, encoding: Option<Encoding>) -> Answer<Vec<Option<EventBytes>>> {
     state::read(|state| api::get_events(state, &ids, encoding)).into()
@@ -96,7 +97,7 @@ fn count(filters: Vec<Filter>) -> Answer<Count> {
     state::read(|state| api::count(state, filters)).into()
 }
 
-#[query(hidden = true, decode_with = "decode_one")]
+#[query(hidden = true, decode_with = "decode_one", encode_with = "encode")]
 #[candid_method(query)]
 fn changes(request: ChangesRequest) -> Answer<ChangesPage> {
     state::read(|state| api::changes(state, &request)).into()
@@ -175,6 +176,21 @@ fn decode_one<T: CandidType + for<'a> candid::Deserialize<'a>>(bytes: Vec<u8>) -
     let (argument,) = decode(bytes);
     argument
 }
+
+/// Encodes a page of events. It asks for memory once: growing bit by bit would copy most of the page
+/// again, and every byte copied is paid for. (Memory that is not written to costs nothing.)
+fn encode<T: CandidType>(page: T) -> Vec<u8> {
+    const WHY: &str = "a page is far smaller than the heap";
+    let mut builder = IDLBuilder::new();
+    builder.try_reserve_value_serializer_capacity(PAGE_BYTES).expect(WHY);
+    builder.arg(&page).expect(WHY);
+    let mut bytes = Vec::with_capacity(PAGE_BYTES);
+    builder.serialize(&mut bytes).expect(WHY);
+    bytes
+}
+
+/// More than any page has.
+const PAGE_BYTES: usize = REPLY_BYTES_MAX as usize + 100_000;
 
 /// The contract, where tools look for it: `dfx`, `icp` and explorers read this section of the wasm.
 #[cfg(target_family = "wasm")]

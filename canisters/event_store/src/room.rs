@@ -51,12 +51,13 @@ impl Room {
     }
 }
 
-/// An event as the caller wants it.
-pub fn encode(packed: &Packed<'_>, encoding: Encoding) -> EventBytes {
+/// A packed event of the store, as the caller wants it.
+pub fn encode(packed: Vec<u8>, encoding: Encoding) -> EventBytes {
     match encoding {
-        Encoding::Packed => ByteBuf::from(packed.as_bytes()),
+        Encoding::Packed => ByteBuf::from(packed),
         Encoding::Json => {
-            let mut json = Vec::with_capacity(400 + packed.as_bytes().len());
+            let mut json = Vec::with_capacity(400 + packed.len());
+            let packed = Packed::trusted(&packed).expect("only whole events are appended");
             packed.write_json(&mut json);
             ByteBuf::from(json)
         }

@@ -1,10 +1,7 @@
 //! `changes`: the log, page by page. Relays follow the store by it.
 
-use event::Packed;
 use index::Seq;
-use interface::{
-    ByteBuf, Change, ChangesFrom, ChangesPage, ChangesRequest, EventBytes, ReadError, What,
-};
+use interface::{ByteBuf, Change, ChangesFrom, ChangesPage, ChangesRequest, ReadError, What};
 
 use super::{check_reader, tip::prove};
 use crate::{
@@ -63,17 +60,11 @@ fn what(
         // It is over; that it was removed will stand further on.
         Kind::Saved if visible.hides_at(Seq(seq)) => What::Gone(ByteBuf::from(log.id(entry).0)),
         Kind::Saved if request.ids_only => What::Saved(ByteBuf::from(log.id(entry).0)),
-        Kind::Saved => What::Saved(saved(log, entry, request)),
+        Kind::Saved => What::Saved(encode(log.data(entry), request.encoding.unwrap_or_default())),
         Kind::Gone => What::Gone(ByteBuf::from(log.id(entry).0)),
         Kind::Removed => removed(&log.data(entry)),
         Kind::Cleared => What::Cleared,
     }
-}
-
-fn saved(log: &Log<Memory>, entry: &Entry, request: &ChangesRequest) -> EventBytes {
-    let bytes = log.data(entry);
-    let packed = Packed::trusted(&bytes).expect("only whole events are appended");
-    encode(&packed, request.encoding.unwrap_or_default())
 }
 
 fn removed(data: &[u8]) -> What {

@@ -71,8 +71,7 @@ pub fn get_events(
 }
 
 fn get(events: &Visible<'_>, id: &EventId, encoding: Encoding) -> Option<EventBytes> {
-    let bytes = events.packed(events.find(id)?)?;
-    Packed::trusted(&bytes).ok().map(|packed| encode(&packed, encoding))
+    Some(encode(events.packed(events.find(id)?)?, encoding))
 }
 
 pub fn count(state: &State, filters: Vec<interface::Filter>) -> Result<Count, ReadError> {
@@ -103,7 +102,7 @@ struct Page {
 
 impl Reader for Page {
     fn take(&mut self, _: Seq, event: &Packed<'_>) -> Take {
-        let event = encode(event, self.encoding);
+        let event = encode(event.as_bytes().to_vec(), self.encoding);
         if !self.room.take(ITEM_BYTES + event.len()) {
             return Take::NotThis;
         }
