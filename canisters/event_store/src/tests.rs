@@ -1419,3 +1419,13 @@ fn bytes_that_are_no_negentropy_are_refused_and_strangers_too() {
     let message = ByteBuf::from([0x61, 0, 0, 2, 0]);
     assert_eq!(reconcile(message, None), Answer::Err(ReadError::Forbidden));
 }
+
+#[test]
+fn pages_are_encoded_as_candid_has_it() {
+    install();
+    save(&[&note("a"), &note("b")]);
+    let request =
+        || QueryRequest { filters: vec![interface::Filter::default()], ..QueryRequest::default() };
+    let expected = candid::encode_one(query_events(request())).unwrap();
+    assert_eq!(crate::encode(query_events(request())), expected);
+}

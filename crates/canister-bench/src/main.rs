@@ -54,9 +54,6 @@ fn main() -> Result<()> {
     ensure!(arguments.store.is_sorted(), "--store must ascend: the store only grows");
     let measured = measure(&arguments)?;
     print!("{measured}");
-    if arguments.write {
-        std::fs::write(&arguments.results, measured.to_string())?;
-    }
     if arguments.check {
         let kept = std::fs::read_to_string(&arguments.results)
             .with_context(|| format!("reading {}", arguments.results.display()))?;
@@ -92,6 +89,10 @@ fn measure(arguments: &Arguments) -> Result<Results> {
             results.set(work, column, figure);
         }
         sent += work::SAVED;
+        // Large stores take an hour: what is known is kept.
+        if arguments.write {
+            std::fs::write(&arguments.results, results.to_string())?;
+        }
     }
     Ok(results)
 }
