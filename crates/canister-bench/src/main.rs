@@ -81,7 +81,7 @@ fn measure(arguments: &Arguments) -> Result<Results> {
             let events: Vec<_> = corpus.events(FILL_BATCH.min(size - sent)).collect();
             canister.save(&events)?;
             sent += events.len();
-            if sent.is_multiple_of(50_000) {
+            if sent % 50_000 < FILL_BATCH {
                 eprintln!("{sent} events after {} s", started.elapsed().as_secs());
             }
         }

@@ -77,14 +77,14 @@ impl Corpus {
     fn event(&mut self) -> Event {
         let author = self.author();
         let (kind, tags, content) = match self.random.random_range(0..1000) {
-            ..430 => self.note(),
-            ..800 => self.reaction(),
-            ..840 => self.repost(),
-            ..880 => self.message(),
-            ..910 => self.zap(),
-            ..950 => self.article_or_status(),
-            ..980 => self.profile(),
-            ..997 => self.relay_list(),
+            0..430 => self.note(),
+            430..800 => self.reaction(),
+            800..840 => self.repost(),
+            840..880 => self.message(),
+            880..910 => self.zap(),
+            910..950 => self.article_or_status(),
+            950..980 => self.profile(),
+            980..997 => self.relay_list(),
             _ => self.contacts(),
         };
         let later = self.random.random_range(0..SECONDS_ASTRAY);
