@@ -34,8 +34,18 @@ pub struct Dated<'a, M> {
     all: Totals,
     /// Those that are in the set, out of all.
     places: Range<u64>,
+    /// And are not, though they lie between; in order.
+    hidden: Vec<Hidden>,
     /// What the last sum ended with: the next one often begins there.
     summed: Cell<(u64, Totals)>,
+}
+
+struct Hidden {
+    item: Item,
+    /// Its place among all events.
+    place: u64,
+    /// How many that are not hidden come before it.
+    seen_before: u64,
 }
 
 /// The events of one second.
@@ -52,7 +62,20 @@ impl<'a, M: Memory> Dated<'a, M> {
     pub fn new(keys: &'a Tree<14, 0, M, Totals>, log: &'a Log<M>) -> Dated<'a, M> {
         let all = keys.totals_before(&[0xff; 14], |key| totals_of(log, key));
         let summed = Cell::new((0, Totals::default()));
-        Dated { keys, log, all, places: 0..all.count, summed }
+        Dated { keys, log, all, places: 0..all.count, hidden: Vec::new(), summed }
+    }
+
+    /// Without these events, which must be in the index.
+    pub fn without(mut self, mut items: Vec<Item>) -> Result<Self, TooMuch> {
+        items.sort_unstable();
+        items.dedup();
+        let hidden = |(item, before): (Item, u64)| {
+            check_time()?;
+            let place = self.count_before_item(&item);
+            Ok(Hidden { item, place, seen_before: place - before })
+        };
+        self.hidden = items.into_iter().zip(0..).map(hidden).collect::<Result<_, _>>()?;
+        Ok(self)
     }
 
     /// Of these, the events of the dates from `since` to `until`.
@@ -87,6 +110,40 @@ impl<'a, M: Memory> Dated<'a, M> {
     fn second_at(&self, place: u64) -> (Timestamp, Second) {
         let date = date_of(&self.key(self.all.count - 1 - place));
         (date, self.second(date))
+    }
+
+    /// How many of all events come before this one.
+    fn count_before_item(&self, item: &Item) -> u64 {
+        let date = item.created_at;
+        let place = self.count_before(date);
+        if item.id == EventId([0; 32]) || date > CREATED_AT_MAX {
+            return place;
+        }
+        let mut tie = start_of(date);
+        tie[DATE_BYTES..TIE_BYTES].copy_from_slice(&item.id.0[..TIE_BYTES - DATE_BYTES]);
+        let ties = self.items(tie, &end_of_tie(&tie));
+        place + self.keys.rank(&tie) - self.keys.rank(&start_of(date))
+            + ties.partition_point(|tied| tied.id < item.id) as u64
+    }
+
+    /// How many hidden events stand before this place.
+    fn hidden_before(&self, place: u64) -> u64 {
+        self.hidden.partition_point(|hidden| hidden.place < place) as u64
+    }
+
+    /// How many of the set come before a place among all events.
+    fn number_of(&self, place: u64) -> u64 {
+        let Range { start, end } = self.places;
+        let place = place.clamp(start, end);
+        place - start - (self.hidden_before(place) - self.hidden_before(start))
+    }
+
+    /// The place among all events of one of the set, and for the end of the set its end.
+    fn place_of(&self, number: u64) -> u64 {
+        let Range { start, end } = self.places;
+        let seen_before = start - self.hidden_before(start) + number;
+        let moved = self.hidden.partition_point(|hidden| hidden.seen_before <= seen_before);
+        (seen_before + moved as u64).min(end)
     }
 
     fn key(&self, rank: u64) -> Key {
@@ -171,45 +228,38 @@ impl<M: Memory> Set for Dated<'_, M> {
     type Error = TooMuch;
 
     fn count(&self) -> u64 {
-        self.places.end - self.places.start
+        self.number_of(self.places.end)
     }
 
     fn count_below(&self, bound: &Item) -> Result<u64, TooMuch> {
         check_time()?;
-        let date = bound.created_at;
-        let mut place = self.count_before(date);
-        if bound.id != EventId([0; 32]) && date <= CREATED_AT_MAX {
-            let mut tie = start_of(date);
-            tie[DATE_BYTES..TIE_BYTES].copy_from_slice(&bound.id.0[..TIE_BYTES - DATE_BYTES]);
-            place += self.keys.rank(&tie) - self.keys.rank(&start_of(date));
-            let ties = self.items(tie, &end_of_tie(&tie));
-            place += ties.partition_point(|item| item.id < bound.id) as u64;
-        }
-        Ok(place.clamp(self.places.start, self.places.end) - self.places.start)
+        Ok(self.number_of(self.count_before_item(bound)))
     }
 
     fn sum(&self, range: Range<u64>) -> Result<[u8; 32], TooMuch> {
         check_time()?;
-        let (start, end) = (self.places.start + range.start, self.places.start + range.end);
+        let (start, end) = (self.place_of(range.start), self.place_of(range.end));
         let below = match self.summed.get() {
             (place, totals) if place == start => totals,
             _ => self.totals_below(start),
         };
         let until = self.totals_below(end);
         self.summed.set((end, until));
-        Ok(until.minus(below).sum())
+        let hidden = self.hidden_before(start) as usize..self.hidden_before(end) as usize;
+        let hidden = self.hidden[hidden].iter().map(|hidden| Totals::one(&hidden.item.id.0));
+        Ok(hidden.fold(until.minus(below), Totals::minus).sum())
     }
 
     fn each(&self, range: Range<u64>, take: &mut dyn FnMut(Item) -> bool) -> Result<(), TooMuch> {
-        let mut left = range.end - range.start;
-        while left > 0 {
+        let (mut place, end) = (self.place_of(range.start), self.place_of(range.end));
+        while place < end {
             check_time()?;
-            let place = self.places.start + range.end - left;
-            for item in self.block(place, left).into_iter().take(left as usize) {
-                if !take(item) {
+            for item in self.block(place, end - place).into_iter().take((end - place) as usize) {
+                place += 1;
+                let is_hidden = self.hidden_before(place) > self.hidden_before(place - 1);
+                if !is_hidden && !take(item) {
                     return Ok(());
                 }
-                left -= 1;
             }
         }
         Ok(())
@@ -317,15 +367,19 @@ mod tests {
         fn the_index_by_date_is_a_set_like_sorted_items(
             items in vec(item(), 1..400),
             bounds in vec((item(), 0usize..33), 8),
+            (hides, hidden) in (any::<bool>(), vec(any::<prop::sample::Index>(), 0..40)),
             places in vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 8),
             (since, until) in (prop::option::of(0u64..1_310), prop::option::of(0u64..1_310)),
         ) {
             let (keys, log) = store(&items);
             let (since, until) = (since.map(Timestamp), until.map(Timestamp));
-            let set = Dated::new(&keys, &log).between(since, until);
+            let hidden: Vec<Item> =
+                hidden.iter().map(|at| *at.get(&items)).filter(|_| hides).collect();
+            let set = Dated::new(&keys, &log).between(since, until).without(hidden.clone()).unwrap();
             let is_in = |item: &&Item| {
                 since.is_none_or(|since| since <= item.created_at)
                     && until.is_none_or(|until| item.created_at <= until)
+                    && !hidden.contains(item)
             };
             let twin = Sorted::new(items.iter().filter(is_in).copied().collect());
             prop_assert_eq!(set.count(), twin.count());

@@ -15,6 +15,7 @@ use event::{
     rules::{Effects, Held, Removal, Vanish, expiration},
 };
 use index::{Index, Key, Reader, Scan, Seq, Source, Take, address_digest, keys_of, tombstone};
+use reconcile::Item;
 use tree::{Pages, Summary, Totals, Tree};
 
 use crate::{
@@ -109,6 +110,25 @@ impl Events {
     /// All events in negentropy's order.
     pub fn dated(&self) -> Dated<'_, Memory> {
         Dated::new(&self.by_created, &self.log)
+    }
+
+    /// The events that are held and not [`Events::visible`], looked for as long as `may_go_on`. None:
+    /// that was not long enough.
+    pub fn hidden(&self, now: u64, may_go_on: impl Fn() -> bool + Copy) -> Option<Vec<Item>> {
+        let mut items = Vec::new();
+        let last = expiry_key(Timestamp(now), CANDIDATE_LAST);
+        for (key, []) in self.expiries.walk([0; 13]..=last) {
+            let held = self.held_at(seq_of(&key)).filter(|_| may_go_on())?;
+            items.push(Item { created_at: held.created_at, id: held.id });
+        }
+        for vanish in &self.leaving {
+            let mut leaving = Leaving { vanish, items: &mut items, may_go_on };
+            let Ok(is_done) = Scan::new(&vanish.filters()).page(self, &mut leaving);
+            if !is_done {
+                return None;
+            }
+        }
+        Some(items)
     }
 
     /// Where the event with this id is, if it is held.
@@ -407,6 +427,26 @@ impl Source for Visible<'_> {
 
     fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, Infallible> {
         Ok(self.packed(seq).map(Cow::Owned))
+    }
+}
+
+/// Collects what is still held of one who is vanishing.
+struct Leaving<'a, F> {
+    vanish: &'a Vanish,
+    items: &'a mut Vec<Item>,
+    may_go_on: F,
+}
+
+impl<F: Fn() -> bool> Reader for Leaving<'_, F> {
+    fn take(&mut self, _: Seq, event: &Packed<'_>) -> Take {
+        if self.vanish.takes(event) {
+            self.items.push(Item { created_at: event.created_at(), id: event.id() });
+        }
+        Take::More
+    }
+
+    fn may_go_on(&mut self) -> bool {
+        (self.may_go_on)()
     }
 }
 

@@ -1009,6 +1009,7 @@ fn an_event_is_over_the_second_it_expires() {
     for _ in 0..2 {
         NOW.set(NOON + 10);
         assert_eq!(everything().len(), 0);
+        assert_eq!(reconciled(&[], None), difference(&[], &[]));
         assert_eq!(ok(get_events(vec![id_of(&event)], None)), [None]);
         let counted = ok(count(vec![interface::Filter::default()]));
         assert_eq!(counted, Count { count: 0, complete: true });
@@ -1056,6 +1057,7 @@ fn what_has_expired_goes_in_rounds_if_there_is_much_of_it() {
         INSTRUCTIONS.set(0);
         assert!((held - 4..held).contains(&status().events));
         assert_eq!(everything(), []);
+        assert_eq!(reconciled(&[], None), difference(&[], &[]));
         held = status().events;
     }
     assert_eq!(ALARM.get(), None);
@@ -1092,6 +1094,7 @@ fn a_prolific_author_vanishes_at_once_and_is_taken_out_in_rounds() {
     assert_eq!(held, 34);
     while held > 3 {
         assert_eq!(sorted(everything()), left);
+        assert_eq!(reconciled(&notes, None), difference(&notes, &left));
         assert_eq!(save(&[&notes[7], &wrap]), [SaveOutcome::Deleted, SaveOutcome::Deleted]);
         let replayed = replay(&log(FROM_ZERO)).into_values().collect::<Vec<_>>();
         assert_eq!(replayed, left);

@@ -9,7 +9,13 @@ use interface::{ByteBuf, Filter, REPLY_BYTES_MAX, ReadError};
 use reconcile::{Item, Refusal, Sorted, answer};
 
 use super::{check_reader, query::filters_of};
-use crate::{room::is_time_to_read, runtime, state::State};
+use crate::{
+    dated::{Dated, TooMuch},
+    memory::Memory,
+    room::is_time_to_read,
+    runtime,
+    state::State,
+};
 
 const FRAME_BYTES_MAX: usize = REPLY_BYTES_MAX as usize;
 
@@ -22,15 +28,20 @@ pub fn reconcile(
     let filters = filters_of(vec![filter.unwrap_or_default()])?;
     let filter = &filters[0];
     if is_of_dates_only(filter) {
-        let set = state.events.dated().between(filter.since, filter.until);
-        answered(answer(&set, message, FRAME_BYTES_MAX))
+        answered(answer(&dated(state, filter)?, message, FRAME_BYTES_MAX))
     } else {
         answered(answer(&matching(state, &filters)?, message, FRAME_BYTES_MAX))
     }
 }
 
-/// Such a set need not be held to be compared. What is over counts in it until it has been taken out,
-/// which is a matter of a minute: the sums know of nothing else.
+/// The sums know of all that is held: what is over by now is taken off them.
+fn dated<'a>(state: &'a State, filter: &event::Filter) -> Result<Dated<'a, Memory>, ReadError> {
+    let hidden = state.events.hidden(runtime::now(), is_time_to_read).ok_or_else(too_much)?;
+    let set = state.events.dated().between(filter.since, filter.until);
+    set.without(hidden).map_err(|TooMuch| too_much())
+}
+
+/// Such a set need not be held to be compared.
 fn is_of_dates_only(filter: &event::Filter) -> bool {
     let dates =
         event::Filter { since: filter.since, until: filter.until, ..event::Filter::default() };
