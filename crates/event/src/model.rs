@@ -16,7 +16,7 @@ pub struct HexError {
 /// Reads exactly `N` bytes from lower-case hex, as NIP-01 wants it.
 pub(crate) fn bytes_of_hex<const N: usize>(text: &str) -> Result<[u8; N], HexError> {
     let refused = HexError { expected: 2 * N };
-    if text.bytes().any(|digit| digit.is_ascii_uppercase()) {
+    if text.len() != 2 * N || text.bytes().any(|digit| digit.is_ascii_uppercase()) {
         return Err(refused);
     }
     let mut bytes = [0; N];

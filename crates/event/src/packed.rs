@@ -222,7 +222,7 @@ impl<'a> Iterator for Tags<'a> {
         let values = Values { left: self.rest.number().ok()?, rest: self.rest };
         // The next tag starts where this one ends, so its values are stepped over now.
         for _ in 0..values.left {
-            self.rest.value().ok()?;
+            self.rest.skip_value().ok()?;
         }
         Some(values)
     }
@@ -304,6 +304,15 @@ impl<'a> Reader<'a> {
     fn text(&mut self) -> Result<&'a str, PackedError> {
         let length = self.length()?;
         std::str::from_utf8(self.take(length)?).map_err(|_| PackedError::Utf8)
+    }
+
+    /// As [`Reader::value`], but the value is not looked at.
+    fn skip_value(&mut self) -> Result<(), PackedError> {
+        let length = match self.number()? {
+            HEX_VALUE => 32,
+            header => usize::try_from(header / 2).map_err(|_| PackedError::Truncated)?,
+        };
+        self.take(length).map(drop)
     }
 
     fn value(&mut self) -> Result<Value<'a>, PackedError> {
