@@ -11,7 +11,7 @@ use std::{cell::Cell, ops::Range};
 use event::{EventId, Timestamp};
 use ic_stable_structures::Memory;
 use index::{CREATED_AT_MAX, Seq, date_of, reversed_date};
-use reconcile::{Item, Set, add};
+use reconcile::{Item, Set};
 use tree::{Summary, Totals, Tree};
 
 use crate::{log::Log, room::is_time_to_read};
@@ -22,9 +22,6 @@ const TIE_BYTES: usize = 9;
 const DATE_BYTES: usize = 5;
 /// Ids that are read from the log before the first of them is given.
 const BLOCK_ITEMS: u64 = 512;
-/// So many ids are added up one by one for less than a sum out of the tree costs: that one reads half a
-/// page's ids too.
-const FEW_ITEMS: u64 = if cfg!(target_family = "wasm") { 128 } else { 4 };
 
 /// The call has done enough.
 #[derive(Debug, PartialEq)]
@@ -241,14 +238,6 @@ impl<M: Memory> Set for Dated<'_, M> {
 
     fn sum(&self, range: Range<u64>) -> Result<[u8; 32], TooMuch> {
         check_time()?;
-        if range.end - range.start <= FEW_ITEMS {
-            let mut sum = [0; 32];
-            self.each(range, &mut |item| {
-                add(&mut sum, &item.id);
-                true
-            })?;
-            return Ok(sum);
-        }
         let (start, end) = (self.place_of(range.start), self.place_of(range.end));
         let below = match self.summed.get() {
             (place, totals) if place == start => totals,
