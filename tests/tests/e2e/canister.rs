@@ -406,7 +406,7 @@ fn is_read_only(outcome: &SaveOutcome) -> bool {
 async fn a_canister_short_of_cycles_is_read_only_until_it_is_topped_up() {
     let it = Canister::install_with(Config::default(), 2_000_000_000_000).await;
     assert!(matches!(it.save(Who::RelayA, &[note(1, 1, "")]).await[0], SaveOutcome::Saved(_)));
-    it.configure(Config { cycles_days_min: Some(10_000), ..Config::default() }).await;
+    it.configure(Config { cycles_days_min: Some(100_000), ..Config::default() }).await;
     let outcomes = it.save(Who::RelayA, &[note(1, 2, "")]).await;
     assert!(is_read_only(&outcomes[0]), "{outcomes:?}");
     let reason = it.status().await.read_only.expect("the status says so too");
@@ -422,6 +422,8 @@ async fn a_canister_short_of_cycles_is_read_only_until_it_is_topped_up() {
 #[tokio::test]
 async fn a_canister_at_its_memory_limit_refuses_and_never_traps() {
     let it = Canister::install(Config::default()).await;
+    // The second time makes up for the memory that the first took.
+    it.save(Who::RelayA, &[note(1, 0, "first")]).await;
     it.save(Who::RelayA, &[note(1, 0, "first")]).await;
     let limit = it.status().await.stable_bytes;
     it.configure(Config { stable_bytes_max: Some(limit), ..Config::default() }).await;
