@@ -8,7 +8,8 @@ use std::fmt::{self, Display, Formatter, Write};
 use axum::http::header;
 use axum::response::{Html, IntoResponse, Response};
 
-use crate::ic::{Canister, Ic, Status};
+use crate::canister::{Canister, Status};
+use crate::ic::Ic;
 use crate::instance::now_nanos;
 use crate::journal::Executed;
 

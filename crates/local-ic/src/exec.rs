@@ -9,12 +9,14 @@ use std::sync::Arc;
 use candid::Principal;
 use pocket_ic::ErrorCode;
 
+use crate::canister::{Canister, LowMemory, Status};
 use crate::errors::{Fault, Reject};
-use crate::ic::{
-    CallContext, Callback, Canister, Ic, Ingress, IngressStatus, LowMemory, Message, MessageId,
-    Origin, Request, Response, Status,
-};
+use crate::ic::Ic;
 use crate::journal;
+use crate::message::{
+    Call, CallContext, Callback, Ingress, IngressCall, IngressStatus, Message, MessageId, Origin,
+    Request, Response,
+};
 use crate::mgmt;
 use crate::wasm::costs::{INSPECT_LIMIT, UPDATE_LIMIT};
 use crate::wasm::host::{Answer, Host, Incoming, Mode, OutCall};
@@ -29,19 +31,6 @@ const LOW_MEMORY_HOOK: &str = "canister_on_low_wasm_memory";
 /// The longest a best-effort call may wait.
 const BEST_EFFORT_SECONDS_MAX: u32 = 300;
 const NANOS: u64 = 1_000_000_000;
-
-/// A call from outside, checked as far as its signature.
-pub struct IngressCall {
-    pub id: MessageId,
-    pub sender: Principal,
-    pub canister: Principal,
-    pub method: String,
-    pub arg: Vec<u8>,
-    /// Index of the subnet it was sent to.
-    pub subnet: usize,
-    /// Size of the envelope, which the receiver pays for.
-    pub bytes: usize,
-}
 
 /// How one execution ended.
 struct Executed {
@@ -700,16 +689,6 @@ fn check_heap_limit(canister: &Canister) -> Result<(), Reject> {
 
 /// `call_new_oneway` passes this for both callbacks: there is nothing to run.
 const ONEWAY: u32 = u32::MAX;
-
-/// A call to be executed, wherever it came from.
-pub struct Call {
-    pub origin: Origin,
-    pub caller: Principal,
-    pub callee: Principal,
-    pub method: String,
-    pub arg: Vec<u8>,
-    pub cycles: u128,
-}
 
 fn take_effects(host: &mut Host, instructions: u64) -> Executed {
     Executed {

@@ -23,10 +23,8 @@ use tower::ServiceExt;
 
 use crate::activity::{self, Activity};
 use crate::dashboard;
-use crate::exec::IngressCall;
-use crate::ic::MessageId;
 use crate::instance::Instance;
-use crate::query::Query;
+use crate::message::{IngressCall, MessageId, Query};
 
 const BODY_BYTES_MAX: usize = 10 << 20;
 /// How long a web request may wait for its update call.

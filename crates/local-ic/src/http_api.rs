@@ -20,11 +20,10 @@ use serde::Serialize;
 
 use crate::cert::{Authority, Tree, cbor};
 use crate::errors::Reject;
-use crate::exec::IngressCall;
-use crate::ic::{Ic, MessageId};
+use crate::ic::Ic;
 use crate::instance::Instance;
+use crate::message::{IngressCall, MessageId, Query};
 use crate::mgmt;
-use crate::query::Query;
 use crate::state_tree::{self, Denied, Reader};
 use crate::verify::{self, Targets};
 

@@ -9,8 +9,9 @@ use ic_management_canister_types::{
 };
 use pocket_ic::ErrorCode;
 
+use crate::canister::{Canister, LowMemory};
 use crate::errors::{Fault, Reject};
-use crate::ic::{Canister, Ic, LowMemory};
+use crate::ic::Ic;
 use crate::journal::Executed;
 use crate::mem::{Image, StableView};
 use crate::wasm::Code;

@@ -23,13 +23,12 @@ use serde::Serialize;
 
 use crate::cert::cbor;
 use crate::errors::Reject;
-use crate::exec::IngressCall;
 use crate::http_api;
-use crate::ic::{Ic, MessageId};
+use crate::ic::Ic;
 use crate::instance::Instance;
 use crate::mem::Image;
+use crate::message::{IngressCall, MessageId, Query};
 use crate::mgmt;
-use crate::query::Query;
 
 /// After so many rounds without an answer a call is taken to have none.
 const ROUNDS_MAX: usize = 100;

@@ -12,12 +12,13 @@
 //! is what the kernel says it copied.
 //!
 //! From the outside in: [`server`] holds the instances; an [`instance`] is an [`ic::Ic`] behind a
-//! lock; [`exec`], [`query`], [`install`] and [`mgmt`] are what can happen to it; [`wasm`] runs
-//! code; [`cert`], [`state_tree`] and [`verify`] are what agents check and what is checked of
-//! them; [`save`] keeps an instance between runs, [`snapshots`] a canister within one;
-//! [`dashboard`] shows it to people.
+//! lock, made of each [`canister`] and each [`message`] on its way; [`exec`], [`query`],
+//! [`install`] and [`mgmt`] are what can happen to it; [`wasm`] runs code; [`cert`],
+//! [`state_tree`] and [`verify`] are what agents check and what is checked of them; [`save`] keeps
+//! an instance between runs, [`snapshots`] a canister within one; [`dashboard`] shows it to people.
 
 pub mod activity;
+pub mod canister;
 pub mod cert;
 pub mod cycles;
 pub mod dashboard;
@@ -31,6 +32,7 @@ pub mod instance;
 pub mod instance_api;
 pub mod journal;
 pub mod mem;
+pub mod message;
 pub mod mgmt;
 pub mod outcalls;
 pub mod query;

@@ -6,11 +6,11 @@ use pocket_ic::ErrorCode;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use crate::canister::{Body, Canister, Log, Settings, Status};
 use crate::errors::Reject;
-use crate::exec::{Call, IngressCall};
-use crate::ic::{Body, Canister, Ic, Log, Settings, Status};
+use crate::ic::Ic;
 use crate::install::Install;
-use crate::query::Query;
+use crate::message::{Call, IngressCall, Query};
 use crate::topology::{id_number, id_of};
 use crate::wasm::prepare::Visibility;
 

@@ -11,25 +11,12 @@ use pocket_ic::common::rest::{
     CanisterHttpHeader, CanisterHttpMethod, CanisterHttpPricingVersion, CanisterHttpReplication,
     CanisterHttpReply, CanisterHttpResponse, RawCanisterHttpRequest, RawMockCanisterHttpResponse,
 };
-use serde::{Deserialize, Serialize};
 
 use crate::errors::Reject;
-use crate::exec::Call;
-use crate::ic::{Ic, Origin};
-use crate::query::Query;
+use crate::ic::Ic;
+use crate::message::{Call, Outcall, Query};
 
 const TIMEOUT_NANOS: u64 = 60_000_000_000;
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Outcall {
-    pub origin: Origin,
-    caller: Principal,
-    started: u64,
-    refund: u128,
-    request: RawCanisterHttpRequest,
-    /// The query of the caller that the response goes through first, and its context.
-    transform: Option<(String, Vec<u8>)>,
-}
 
 impl Ic {
     /// Takes up an outcall; its caller is answered later.

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use candid::Principal;
 use pocket_ic::ErrorCode;
 
+use crate::canister::Canister;
 use crate::errors::{Fault, Reject};
-use crate::ic::{Canister, Ic};
+use crate::ic::Ic;
+use crate::message::Query;
 use crate::mgmt;
 use crate::wasm::Code;
 use crate::wasm::costs::QUERY_LIMIT;
@@ -21,13 +23,6 @@ use crate::wasm::run::{Entry, Execution, Machine, Ran};
 
 /// How deep composite queries may call each other.
 const DEPTH_MAX: usize = 6;
-
-pub struct Query<'a> {
-    pub sender: Principal,
-    pub canister: Principal,
-    pub method: &'a str,
-    pub arg: Vec<u8>,
-}
 
 /// What is left for the whole tree of calls under one query.
 struct Budget {

@@ -22,9 +22,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::ic::{Body, CallContext, Canister, Ic, Ingress, IngressHistory, Message, MessageId};
+use crate::canister::{Body, Canister};
+use crate::ic::Ic;
 use crate::mem::{Image, PAGE};
-use crate::outcalls::Outcall;
+use crate::message::{CallContext, Ingress, IngressHistory, Message, MessageId, Outcall};
 use crate::topology::{SubnetPlan, Subnets};
 use crate::wasm::{Hash, Runner};
 

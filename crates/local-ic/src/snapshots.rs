@@ -3,8 +3,6 @@
 //! A snapshot is a second [`Body`] with the plain data that belongs to it. Its memories are copies
 //! of their own, so neither the canister nor another snapshot can change them.
 
-use std::collections::BTreeMap;
-
 use candid::{Nat, Principal, Reserved};
 use ic_management_canister_types::{
     self as ic00, CanisterTimer, ChangeDetails, ChunkHash, DeleteCanisterSnapshotArgs,
@@ -14,10 +12,10 @@ use ic_management_canister_types::{
     SnapshotVisibility, TakeCanisterSnapshotArgs,
 };
 use pocket_ic::ErrorCode;
-use serde::{Deserialize, Serialize};
 
+use crate::canister::{Body, Canister, LowMemory, Snapshot};
 use crate::errors::Reject;
-use crate::ic::{Body, Canister, Ic, LowMemory};
+use crate::ic::Ic;
 use crate::mem::{Image, StableView};
 use crate::mgmt::only_controllers;
 use crate::wasm::run::GlobalValue;
@@ -27,35 +25,6 @@ const SNAPSHOTS_MAX: usize = 10;
 const READ_BYTES_MAX: u64 = 2_000_000;
 
 type Result<T> = std::result::Result<T, Reject>;
-
-/// The snapshots of one canister, by number.
-#[derive(Default, Serialize, Deserialize)]
-pub struct Snapshots {
-    pub all: BTreeMap<u64, Snapshot>,
-    next: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-pub struct Snapshot {
-    pub taken_at: u64,
-    pub canister_version: u64,
-    pub globals: Option<Vec<GlobalValue>>,
-    pub certified_data: Vec<u8>,
-    pub timer: Option<u64>,
-    pub low_memory: LowMemory,
-    #[serde(skip)]
-    pub body: Body,
-}
-
-impl Snapshots {
-    pub fn bytes(&self) -> u64 {
-        self.all.values().map(Snapshot::bytes).sum()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.all.is_empty()
-    }
-}
 
 impl Snapshot {
     fn of(canister: &Canister, time: u64) -> Result<Snapshot> {
@@ -68,10 +37,6 @@ impl Snapshot {
             low_memory: canister.low_memory,
             body: copy(&canister.body)?,
         })
-    }
-
-    fn bytes(&self) -> u64 {
-        self.body.bytes()
     }
 
     fn listed(&self, id: Vec<u8>) -> ic00::Snapshot {

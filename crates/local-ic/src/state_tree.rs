@@ -5,7 +5,8 @@ use ic_certification::Label;
 use ic_transport_types::SubnetMetrics;
 
 use crate::cert::{Tree, cbor, leb128};
-use crate::ic::{Ic, IngressStatus};
+use crate::ic::Ic;
+use crate::message::IngressStatus;
 use crate::topology::Subnet;
 use crate::verify::Targets;
 use crate::wasm::prepare::Visibility;

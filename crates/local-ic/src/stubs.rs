@@ -11,9 +11,8 @@ use pocket_ic::common::rest::SubnetKind;
 use serde::Deserialize;
 
 use crate::errors::Reject;
-use crate::exec::Call;
 use crate::ic::Ic;
-use crate::query::Query;
+use crate::message::{Call, Query};
 
 const CYCLES_MINTING: &str = "rkp4c-7iaaa-aaaaa-aaaca-cai";
 const CYCLES_LEDGER: &str = "um5iw-rqaaa-aaaaq-qaaba-cai";
