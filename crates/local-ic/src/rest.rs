@@ -3,7 +3,7 @@
 //! What is about one instance is handed on to that instance's own routes ([`crate::instance_api`]),
 //! with the path as they know it.
 
-use std::sync::Arc;
+use std::{io::Read, sync::Arc};
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use flate2::read::GzDecoder;
 use pocket_ic::common::rest::{
     CreateHttpGatewayResponse, CreateInstanceResponse, HttpGatewayConfig, InstanceConfig,
     RawVerifyCanisterSigArg,
@@ -116,10 +117,13 @@ async fn put_blob(
     let id = Sha256::digest(&body).to_vec();
     let is_gzip =
         headers.get("content-encoding").is_some_and(|encoding| encoding.as_bytes() == b"gzip");
-    let content = match is_gzip {
-        true => crate::wasm::prepare::unpack(&body).map_err(bad)?,
-        false => body.to_vec(),
-    };
+    let mut content = Vec::new();
+    if is_gzip {
+        let unzipped = GzDecoder::new(&body[..]).read_to_end(&mut content);
+        unzipped.map_err(|e| bad(format!("the blob is not gzip: {e}")))?;
+    } else {
+        content.extend_from_slice(&body);
+    }
     let text = hex::encode(&id);
     server.blobs().write().unwrap().insert(id, content);
     Ok(text)

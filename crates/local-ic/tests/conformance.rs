@@ -4,11 +4,13 @@
 //! These tests must pass on the official server without a change. So they compare error codes and
 //! not texts, no exact cycles or instructions, and use no method that one of the two lacks.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use candid::{CandidType, Principal};
+use flate2::{Compression, write::GzEncoder};
 use pocket_ic::common::rest::{
     BlobCompression, CanisterHttpReply, CanisterHttpResponse, InstanceHttpGatewayConfig,
     MockCanisterHttpResponse, RawEffectivePrincipal,
@@ -352,6 +354,12 @@ fn stable_memory_is_read_and_replaced_from_outside() {
     page[0] = 9;
     pic.set_stable_memory(canister, page, BlobCompression::NoCompression);
     assert_eq!(read(&pic, canister), [1, 1, 9]);
+    let mut zipped = GzEncoder::new(Vec::new(), Compression::fast());
+    let mut more_than_a_module_may_have = vec![0; 101 << 20];
+    more_than_a_module_may_have[0] = 7;
+    zipped.write_all(&more_than_a_module_may_have).unwrap();
+    pic.set_stable_memory(canister, zipped.finish().unwrap(), BlobCompression::Gzip);
+    assert_eq!(read(&pic, canister)[2], 7);
     let blob = pic.upload_blob(b"some bytes".to_vec(), BlobCompression::NoCompression);
     assert_eq!(blob.0.len(), 32);
 }
