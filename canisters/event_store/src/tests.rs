@@ -240,6 +240,15 @@ fn contract_is_the_one_for_people() {
         .unwrap_or_else(|difference| panic!("{difference}\nthe code's:\n{ours}"));
 }
 
+#[test]
+fn whoever_knows_the_last_released_contract_can_call_this_one() {
+    use candid_parser::utils::{CandidSource, service_compatible};
+    let ours = include_str!("../../../candid/event_store.did");
+    let released = include_str!("../../../candid/released/event_store-0.1.0.did");
+    service_compatible(CandidSource::Text(ours), CandidSource::Text(released))
+        .unwrap_or_else(|difference| panic!("{difference}"));
+}
+
 /// What happens to a store.
 #[derive(Clone, Debug)]
 enum Step {

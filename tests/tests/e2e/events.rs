@@ -17,9 +17,7 @@ pub fn real_events() -> Vec<Event> {
     text.lines().map(|line| Event::from_json(line.as_bytes()).expect("they are events")).collect()
 }
 
-/// The real events with the life of one author among them: versions of a profile and of an article
-/// in both orders, deletions before and after what they delete and by somebody who may not, an
-/// ephemeral event, and one that comes twice.
+/// The real events with a life among them.
 pub fn real_events_and_a_life() -> Vec<Event> {
     let mut events = real_events();
     for (number, event) in a_life().into_iter().enumerate() {
@@ -29,7 +27,10 @@ pub fn real_events_and_a_life() -> Vec<Event> {
     events
 }
 
-fn a_life() -> Vec<Event> {
+/// The life of one author: versions of a profile and of an article in both orders, deletions before
+/// and after what they delete and by somebody who may not, an ephemeral event, and one that comes
+/// twice.
+pub fn a_life() -> Vec<Event> {
     let (ann, bob) = (Author::new(1), Author::new(2));
     let note = ann.sign(1_700_000_100, 1, &[], "I shall regret this");
     let kept = ann.sign(1_700_000_101, 1, &[], "and not this \u{1f600}\n\"\\\u{7f}");

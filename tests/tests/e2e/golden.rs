@@ -11,7 +11,7 @@ use flate2::{Compression, write::GzEncoder};
 use interface::{Answer, Config, Done, Role};
 
 use crate::{
-    events::{left_of, notes, real_events_and_a_life},
+    events::{a_life, left_of, notes, real_events},
     feed::Follower,
     world::{World, artifacts},
 };
@@ -21,7 +21,7 @@ const TAGS_MAX: u32 = 4_321;
 const NOTE: &str = "it was there before";
 
 fn golden_events() -> Vec<Event> {
-    [notes(9, 40, 600), real_events_and_a_life()].concat()
+    [notes(9, 40, 600), a_life(), real_events()[..60].to_vec()].concat()
 }
 
 fn member() -> Principal {
