@@ -1,4 +1,5 @@
-//! Prints how fast this machine's local-ic is: `cargo run -p local-ic --example measure`.
+//! Prints how fast this machine's local-ic is: `cargo build --release -p local-ic`, whose server it
+//! starts, and then `cargo run --release -p local-ic --example measure`.
 //!
 //! An argument names a canister module to install as well, to see what compiling it takes.
 
