@@ -10,7 +10,7 @@
 //! equal events are equal bytes.
 
 use crate::{
-    Event, EventId, Kind, PublicKey, Signature, Tag, Timestamp, json, model::bytes_of_hex,
+    Event, EventId, Kind, PublicKey, Signature, Tag, TagName, Timestamp, json, model::bytes_of_hex,
 };
 
 /// The first byte of this version of the form. JSON starts with `{`, so one byte tells them apart.
@@ -162,6 +162,14 @@ impl<'a> Packed<'a> {
         Tags { left: rest.number().unwrap_or(0), rest }
     }
 
+    /// The first values of all tags with this name. All else in the tags is stepped over just once,
+    /// unlike when one goes through [`Packed::tags`].
+    pub fn values_of(&self, name: TagName) -> impl Iterator<Item = Value<'a>> {
+        let mut rest = self.rest();
+        let tags = rest.number().unwrap_or(0);
+        (0..tags).map_while(move |_| rest.value_of(name).ok()).flatten()
+    }
+
     pub fn content(&self) -> &'a str {
         let mut tags = self.tags();
         tags.by_ref().for_each(drop);
@@ -222,7 +230,7 @@ impl<'a> Iterator for Tags<'a> {
         let values = Values { left: self.rest.number().ok()?, rest: self.rest };
         // The next tag starts where this one ends, so its values are stepped over now.
         for _ in 0..values.left {
-            self.rest.skip_value().ok()?;
+            self.rest.value_bytes().ok()?;
         }
         Some(values)
     }
@@ -306,13 +314,31 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.take(length)?).map_err(|_| PackedError::Utf8)
     }
 
+    /// The first value of the next tag, if the tag has this name.
+    fn value_of(&mut self, name: TagName) -> Result<Option<Value<'a>>, PackedError> {
+        let values = self.number()?;
+        let mut found = None;
+        if values > 0 {
+            let is_named = *self.value_bytes()? == [name.byte()];
+            if values > 1 && is_named {
+                found = Some(self.value()?);
+            } else if values > 1 {
+                self.value_bytes()?;
+            }
+        }
+        for _ in 2..values {
+            self.value_bytes()?;
+        }
+        Ok(found)
+    }
+
     /// As [`Reader::value`], but the value is not looked at.
-    fn skip_value(&mut self) -> Result<(), PackedError> {
+    fn value_bytes(&mut self) -> Result<&'a [u8], PackedError> {
         let length = match self.number()? {
             HEX_VALUE => 32,
             header => usize::try_from(header / 2).map_err(|_| PackedError::Truncated)?,
         };
-        self.take(length).map(drop)
+        self.take(length)
     }
 
     fn value(&mut self) -> Result<Value<'a>, PackedError> {

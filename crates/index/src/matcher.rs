@@ -2,13 +2,13 @@
 
 use std::cmp::Ordering;
 
-use event::{EventId, Filter, Kind, Packed, PublicKey, TagName, Timestamp, packed::Value};
+use event::{EventId, Filter, Kind, Packed, TagName, Timestamp, packed::Value};
 
 /// A filter that looks at packed events. Agrees with [`Filter::matches`] on every event.
 #[derive(Clone, Debug)]
 pub struct Matcher {
-    ids: Option<Vec<EventId>>,
-    authors: Option<Vec<PublicKey>>,
+    ids: Option<Vec<Words>>,
+    authors: Option<Vec<Words>>,
     kinds: Option<Vec<Kind>>,
     tags: Vec<(TagName, Vec<Wanted>)>,
     all_tags: Vec<(TagName, Vec<Wanted>)>,
@@ -17,10 +17,13 @@ pub struct Matcher {
     never: bool,
 }
 
+/// An id or a key, as numbers in whatever order: wasm compares memory byte by byte.
+type Words = [u64; 4];
+
 /// A tag value with its own memory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Wanted {
-    Hex([u8; 32]),
+    Hex(Words),
     Text(String),
 }
 
@@ -34,8 +37,9 @@ impl Matcher {
         };
         let tags: Vec<(TagName, Vec<Wanted>)> = wanted(&filter.tags);
         let all_tags: Vec<(TagName, Vec<Wanted>)> = wanted(&filter.all_tags);
-        let ids = filter.ids.as_ref().map(|ids| sorted(ids.iter().copied()));
-        let authors = filter.authors.as_ref().map(|authors| sorted(authors.iter().copied()));
+        let ids = filter.ids.as_ref().map(|ids| sorted(ids.iter().map(|id| words(&id.0))));
+        let authors =
+            filter.authors.as_ref().map(|authors| sorted(authors.iter().map(|it| words(&it.0))));
         let kinds = filter.kinds.as_ref().map(|kinds| sorted(kinds.iter().copied()));
         let since = filter.since.unwrap_or(Timestamp(0));
         let until = filter.until.unwrap_or(Timestamp(u64::MAX));
@@ -47,10 +51,10 @@ impl Matcher {
         !self.never
             && (self.since..=self.until).contains(&event.created_at())
             && has(&self.kinds, &event.kind())
-            && has(&self.authors, &event.pubkey())
-            && has(&self.ids, &event.id())
+            && has(&self.authors, &words(&event.pubkey().0))
+            && has(&self.ids, &words(&event.id().0))
             && self.tags.iter().all(|(name, wanted)| {
-                values_of(event, *name).any(|value| position_of(wanted, value).is_some())
+                event.values_of(*name).any(|value| position_of(wanted, value).is_some())
             })
             && self.all_tags.iter().all(|(name, wanted)| has_all(event, *name, wanted))
     }
@@ -78,7 +82,7 @@ fn has<T: Ord>(list: &Option<Vec<T>>, item: &T) -> bool {
 
 fn has_all(event: &Packed<'_>, name: TagName, wanted: &[Wanted]) -> bool {
     let mut found = vec![false; wanted.len()];
-    for value in values_of(event, name) {
+    for value in event.values_of(name) {
         if let Some(place) = position_of(wanted, value) {
             found[place] = true;
         }
@@ -86,11 +90,9 @@ fn has_all(event: &Packed<'_>, name: TagName, wanted: &[Wanted]) -> bool {
     found.into_iter().all(|found| found)
 }
 
-fn values_of<'a>(event: &Packed<'a>, name: TagName) -> impl Iterator<Item = Value<'a>> {
-    event.tags().filter_map(move |mut tag| match tag.next()? {
-        Value::Text(own) if own.as_bytes() == [name.byte()] => tag.next(),
-        _ => None,
-    })
+fn words(bytes: &[u8; 32]) -> Words {
+    let (words, _) = bytes.as_chunks();
+    std::array::from_fn(|at| u64::from_le_bytes(words[at]))
 }
 
 fn position_of(wanted: &[Wanted], value: Value<'_>) -> Option<usize> {
@@ -100,7 +102,7 @@ fn position_of(wanted: &[Wanted], value: Value<'_>) -> Option<usize> {
 impl Wanted {
     fn of(text: &str) -> Wanted {
         match text.parse::<EventId>() {
-            Ok(EventId(bytes)) => Wanted::Hex(bytes),
+            Ok(EventId(bytes)) => Wanted::Hex(words(&bytes)),
             Err(_) => Wanted::Text(text.to_owned()),
         }
     }
@@ -108,7 +110,7 @@ impl Wanted {
     /// In the order that the derived `Ord` gives to wanted values.
     fn compare(&self, value: Value<'_>) -> Ordering {
         match (self, value) {
-            (Wanted::Hex(own), Value::Hex(other)) => own.cmp(other),
+            (Wanted::Hex(own), Value::Hex(other)) => own.cmp(&words(other)),
             (Wanted::Text(own), Value::Text(other)) => own.as_str().cmp(other),
             (Wanted::Hex(_), Value::Text(_)) => Ordering::Less,
             (Wanted::Text(_), Value::Hex(_)) => Ordering::Greater,
