@@ -225,10 +225,28 @@ async fn each_role_may_do_what_it_is_for_and_no_more() {
     let events = vec![EventBytes::from(event.pack())];
     let id: IdBytes = ByteBuf::from(event.id.0);
     it.save(Who::RelayA, &[event]).await;
+    updates_are_for_those_who_may(&it, &events).await;
+    queries_are_for_those_who_may(&it, &id).await;
+    queries_as_updates_are_for_owners(&it).await;
+    check_all("clear", Who::OWNERS, async |who| {
+        it.try_update::<_, Done>(who, "clear", (it.id.to_text(),)).await == Ok(Done::Ok(()))
+    })
+    .await;
+    assert_eq!((it.status().await.events, it.status().await.length), (0, 3));
+    it.configure(Config { public_read: Some(true), ..Config::default() }).await;
+    check_all("reading in public", &Who::ALL, async |who| {
+        let page: Answer<QueryPage> =
+            it.query(who, "query_events", (QueryRequest::default(),)).await;
+        page.into_result().is_ok()
+    })
+    .await;
+    it.end().await;
+}
 
-    // Updates: others do not even get into a block.
+/// Others do not even get into a block.
+async fn updates_are_for_those_who_may(it: &Canister, events: &[EventBytes]) {
     check_all("save_events", Who::WRITERS, async |who| {
-        it.try_update::<_, Vec<SaveOutcome>>(who, "save_events", (events.clone(),)).await.is_ok()
+        it.try_update::<_, Vec<SaveOutcome>>(who, "save_events", (events.to_vec(),)).await.is_ok()
     })
     .await;
     check_all("announce", Who::WRITERS, async |who| {
@@ -254,8 +272,10 @@ async fn each_role_may_do_what_it_is_for_and_no_more() {
         outcomes == Ok(vec![DeleteOutcome::Unknown])
     })
     .await;
+}
 
-    // Queries: anybody can ask.
+/// Anybody can ask.
+async fn queries_are_for_those_who_may(it: &Canister, id: &IdBytes) {
     check_all("query_events", Who::READERS, async |who| {
         let page: Answer<QueryPage> =
             it.query(who, "query_events", (QueryRequest::default(),)).await;
@@ -305,7 +325,10 @@ async fn each_role_may_do_what_it_is_for_and_no_more() {
             == 200
     })
     .await;
-    // As updates they would be ordered and paid for: owners may do that.
+}
+
+/// As updates they would be ordered and paid for.
+async fn queries_as_updates_are_for_owners(it: &Canister) {
     for method in ["query_events", "changes", "members", "my_role", "config", "status", "tip"] {
         check_all(method, Who::OWNERS, async |who| {
             let payload = match method {
@@ -317,20 +340,6 @@ async fn each_role_may_do_what_it_is_for_and_no_more() {
         })
         .await;
     }
-
-    check_all("clear", Who::OWNERS, async |who| {
-        it.try_update::<_, Done>(who, "clear", (it.id.to_text(),)).await == Ok(Done::Ok(()))
-    })
-    .await;
-    assert_eq!((it.status().await.events, it.status().await.length), (0, 3));
-    it.configure(Config { public_read: Some(true), ..Config::default() }).await;
-    check_all("reading in public", &Who::ALL, async |who| {
-        let page: Answer<QueryPage> =
-            it.query(who, "query_events", (QueryRequest::default(),)).await;
-        page.into_result().is_ok()
-    })
-    .await;
-    it.end().await;
 }
 
 fn get(path: &str) -> HttpRequest {
