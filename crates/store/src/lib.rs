@@ -24,7 +24,10 @@
 //! * An event that came from L2 never gets a row, so nothing echoes.
 //! * What has expired is not read any more, and goes with the next write.
 //! * After a commit failed, nothing is written any more: what lies on the disk is then unknown, and a
-//!   second fsync may succeed without having written what the first could not.
+//!   second fsync may succeed without having written what the first could not. A want of room is no such
+//!   failure: LMDB writes to free pages alone and names them last, so a commit that found no room has
+//!   changed nothing, and the next one writes every page anew that it needs.
+//! * The map grows while nobody reads, and a thread that reads does not begin a second read meanwhile.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -42,11 +45,14 @@
 
 mod change;
 mod databases;
+mod environment;
+mod observer;
 mod snapshot;
 mod store;
 mod writer;
 
 pub use change::{Layer2Change, Origin, Outcome, Settlement};
 pub use index::Seq;
+pub use observer::{Batch, Observer};
 pub use store::{Aside, Clock, OpenError, Options, ReadError, Stats, Store};
 pub use writer::{WriteError, Writer};

@@ -4,27 +4,30 @@ use std::{borrow::Cow, ops::Bound};
 
 use event::{EventId, Packed, Timestamp, rules::expiration};
 use heed::{
-    Env, RoRange, RoTxn, WithoutTls,
+    RoRange, RoTxn, WithoutTls,
     types::{Bytes, Unit},
 };
 use index::{Index, Key, Seq, Source};
 
-use crate::databases::{Databases, NEXT_SEQ, expiry_of};
+use crate::{
+    databases::{Databases, NEXT_SEQ, expiry_of},
+    environment::{Environment, ReadTxn},
+};
 
 pub struct Snapshot<'e> {
     pub databases: &'e Databases,
-    pub txn: RoTxn<'e, WithoutTls>,
+    pub txn: ReadTxn<'e>,
     /// None: of those that are held, none has expired.
     expired_by: Option<Timestamp>,
 }
 
 impl<'e> Snapshot<'e> {
     pub fn open(
-        env: &'e Env<WithoutTls>,
+        environment: &'e Environment,
         databases: &'e Databases,
         now: Timestamp,
     ) -> Result<Snapshot<'e>, heed::Error> {
-        let txn = env.read_txn()?;
+        let txn = environment.read()?;
         let first = databases.expiries.first(&txn)?.map(|(key, ())| expiry_of(key).0);
         let expired_by = first.is_some_and(|date| date <= now).then_some(now);
         Ok(Snapshot { databases, txn, expired_by })

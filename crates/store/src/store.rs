@@ -11,18 +11,18 @@ use std::{
 };
 
 use event::{EventId, Filter, Packed, Timestamp};
-use heed::{Env, EnvOpenOptions, WithoutTls};
+use heed::{Env, WithoutTls};
 use index::{Reader, Scan, Seq, Source, Take};
 use tokio::sync::watch;
 
 use crate::{
-    databases::{DATABASES, Databases, FORMAT, FORMAT_NAME, LAYER2_CURSOR, NEXT_SEQ},
+    databases::{Databases, FORMAT, FORMAT_NAME, LAYER2_CURSOR, NEXT_SEQ},
+    environment::Environment,
+    observer::Observer,
     snapshot::Snapshot,
     writer::Writer,
 };
 
-/// Reads that can be under way at once. A slot is 64 bytes of the lock file.
-const READERS_MAX: u32 = 1_024;
 /// Candidates that [`Store::count`] looks at in one read transaction.
 const COUNT_PAGE_EVENTS: usize = 10_000;
 
@@ -32,20 +32,30 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// How a store is opened.
 #[derive(Clone)]
 pub struct Options {
-    /// How far the file can grow. This is address space, not disk: the file grows as it is used.
+    /// How much of the file is mapped at first: address space, not disk. It doubles whenever the file
+    /// has grown that far; it is less where the process gets less.
     pub map_bytes: usize,
+    /// How far the file may grow. At this size the store is full.
+    pub bytes_max: usize,
     /// Where the rules take the time from.
     pub clock: Clock,
+    /// Who is told how writing goes.
+    pub observer: Arc<dyn Observer>,
 }
 
 impl Default for Options {
-    /// 256 GiB, and the system's time.
+    /// 64 GiB mapped, no limit but the disk's, and the system's time.
     fn default() -> Options {
         let now = || {
             let since = SystemTime::now().duration_since(UNIX_EPOCH);
             Timestamp(since.map_or(0, |since| since.as_secs()))
         };
-        Options { map_bytes: 256 << 30, clock: Arc::new(now) }
+        Options {
+            map_bytes: 64 << 30,
+            bytes_max: usize::MAX,
+            clock: Arc::new(now),
+            observer: Arc::new(()),
+        }
     }
 }
 
@@ -117,10 +127,11 @@ pub struct Store {
 /// What reading and writing share.
 pub(crate) struct Inner {
     pub clock: Clock,
+    pub observer: Arc<dyn Observer>,
     /// The next seq, as of the last commit.
     pub next: watch::Sender<Seq>,
     pub databases: Databases,
-    pub env: Env<WithoutTls>,
+    pub environment: Environment,
     /// Given back when the environment is closed, so it stands behind it.
     _lock: Lock,
 }
@@ -141,17 +152,18 @@ impl Store {
     pub fn open(folder: &Path, options: Options) -> Result<(Store, Writer), OpenError> {
         let failed = |cause| OpenError::Failed { folder: folder.into(), cause };
         let lock = lock(folder)?;
-        let env = open_environment(folder, options.map_bytes).map_err(failed)?;
-        let databases = Databases::create(&env).map_err(failed)?;
-        match check_format(&env, &databases).map_err(failed)? {
+        let Options { map_bytes, bytes_max, clock, observer } = options;
+        let environment = Environment::open(folder, map_bytes, bytes_max).map_err(failed)?;
+        let databases = Databases::create(environment.env()).map_err(failed)?;
+        match check_format(environment.env(), &databases).map_err(failed)? {
             FORMAT => {}
             found => return Err(OpenError::Format { folder: folder.into(), found }),
         }
         sync_names(folder).map_err(|cause| failed(cause.into()))?;
-        let next =
-            Snapshot::open(&env, &databases, (options.clock)()).and_then(|now| now.next_seq());
+        let next = Snapshot::open(&environment, &databases, clock()).and_then(|now| now.next_seq());
         let next = watch::Sender::new(next.map_err(failed)?);
-        let inner = Arc::new(Inner { clock: options.clock, next, databases, env, _lock: lock });
+        let inner = Inner { clock, observer, next, databases, environment, _lock: lock };
+        let inner = Arc::new(inner);
         let writer = Writer::start(inner.clone()).map_err(|cause| failed(cause.into()))?;
         Ok((Store { inner }, writer))
     }
@@ -239,8 +251,8 @@ impl Store {
             next_seq: snapshot.next_seq()?,
             outbox: databases.outbox.len(txn)?,
             aside: databases.aside.len(txn)?,
-            bytes_on_disk: self.inner.env.real_disk_size()?,
-            commits: self.inner.env.info().last_txn_id as u64,
+            bytes_on_disk: self.inner.environment.env().real_disk_size()?,
+            commits: self.inner.environment.env().info().last_txn_id as u64,
         })
     }
 
@@ -298,7 +310,7 @@ impl Store {
     }
 
     fn snapshot(&self) -> Result<Snapshot<'_>, ReadError> {
-        Ok(Snapshot::open(&self.inner.env, &self.inner.databases, (self.inner.clock)())?)
+        Ok(Snapshot::open(&self.inner.environment, &self.inner.databases, (self.inner.clock)())?)
     }
 }
 
@@ -335,16 +347,6 @@ fn lock(folder: &Path) -> Result<Lock, OpenError> {
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(folder.into())),
         Err(TryLockError::Error(cause)) => Err(failed(cause)),
     }
-}
-
-fn open_environment(folder: &Path, map_bytes: usize) -> Result<Env<WithoutTls>, heed::Error> {
-    // LMDB wants whole pages; this is a multiple of every page size in use.
-    let map_bytes = map_bytes.next_multiple_of(1 << 16);
-    let mut options = EnvOpenOptions::new().read_txn_without_tls();
-    options.map_size(map_bytes).max_dbs(DATABASES).max_readers(READERS_MAX);
-    // SAFETY: nobody else writes to the file: the folder is locked for this process, and heed refuses
-    // to open it twice in one process.
-    unsafe { options.open(folder) }
 }
 
 /// The format of what is there. A new store gets ours, and its first seq.

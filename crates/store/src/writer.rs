@@ -1,17 +1,23 @@
 //! The writer: one thread, one queue, one transaction and one fsync for all that waits in it.
 
 use std::{
-    mem,
+    ffi::CString,
+    io, mem,
+    os::unix::ffi::OsStrExt,
+    path::Path,
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
+    time::Instant,
 };
 
 use event::Verified;
+use heed::MdbError;
 use index::Seq;
 use tokio::sync::{mpsc, oneshot};
-use tracing::{error, warn};
+use tracing::{error, info};
 
 use crate::{
+    Batch,
     change::{Change, Layer2Change, New, NewChange, Origin, Outcome, Settlement},
     store::Inner,
 };
@@ -22,11 +28,14 @@ const QUEUE_JOBS_MAX: usize = 1_024;
 const BATCH_EVENTS_MAX: usize = 1_000;
 /// How many packed bytes one transaction takes.
 const BATCH_BYTES_MAX: usize = 8 << 20;
+/// More than one transaction writes, with its index pages.
+const COMMIT_BYTES_MAX: u64 = 64 << 20;
 
 /// Why a write did not happen. Nothing of it is stored then.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    /// There is no room. Reading goes on, and so does writing once something was removed.
+    /// There is no room, on the disk or up to the store's limit. Reading goes on, and so does writing
+    /// once there is room again.
     #[error("the store is full")]
     Full,
     /// The disk or the file failed, now or before. Nothing can be written until a restart.
@@ -35,15 +44,6 @@ pub enum WriteError {
     /// The writer was stopped.
     #[error("the store is stopping")]
     Stopped,
-}
-
-impl From<heed::Error> for WriteError {
-    fn from(error: heed::Error) -> WriteError {
-        match error {
-            heed::Error::Mdb(heed::MdbError::MapFull) => WriteError::Full,
-            other => WriteError::Failed(other.to_string().into()),
-        }
-    }
 }
 
 /// The way to the writer thread. Each call returns after the commit that holds what it brought; a
@@ -82,7 +82,7 @@ enum Task {
 impl Writer {
     pub(crate) fn start(inner: Arc<Inner>) -> std::io::Result<Writer> {
         let (sender, queue) = mpsc::channel(QUEUE_JOBS_MAX);
-        let follower = Loop { inner, queue, failed: None };
+        let follower = Loop { inner, queue, failed: None, is_full: false };
         let handle = thread::Builder::new().name("store-writer".into()).spawn(|| follower.run())?;
         let thread = Thread { queue: Some(sender), handle: Mutex::new(Some(handle)) };
         Ok(Writer { thread: Arc::new(thread) })
@@ -187,6 +187,8 @@ struct Loop {
     queue: mpsc::Receiver<Message>,
     /// What every write is answered since a commit failed.
     failed: Option<WriteError>,
+    /// Whether the last write was refused for want of room. Only for the log.
+    is_full: bool,
 }
 
 impl Loop {
@@ -248,25 +250,79 @@ impl Loop {
         if let Some(cause) = &self.failed {
             return Err(cause.clone());
         }
-        let now = (self.inner.clock)();
-        let mut change = Change::begin(&self.inner.env, &self.inner.databases, now)?;
+        loop {
+            match self.attempt(jobs) {
+                Ok(outcomes) => return Ok(outcomes),
+                Err(heed::Error::Mdb(MdbError::MapFull)) if self.has_grown() => {}
+                Err(cause) => return Err(self.judge(&cause)),
+            }
+        }
+    }
+
+    fn attempt(&mut self, jobs: &[Job]) -> Result<Vec<Vec<Outcome>>, heed::Error> {
+        let started = Instant::now();
+        let Inner { environment, databases, clock, .. } = &*self.inner;
+        let mut change = Change::begin(environment.env(), databases, clock())?;
         let outcomes: Vec<Vec<Outcome>> =
             jobs.iter().map(|job| job.task.apply(&mut change)).collect::<Result<_, _>>()?;
         let next = change.commit()?;
         // Before the answers: whoever has one finds its event below the horizon.
         self.inner.next.send_if_modified(|seq| mem::replace(seq, next) != next);
+        let entries = jobs.iter().map(|job| job.task.size().0).sum();
+        self.inner.observer.committed(Batch { entries, took: started.elapsed() });
+        if mem::take(&mut self.is_full) {
+            info!("there is room again: the store takes writes");
+        }
         Ok(outcomes)
     }
 
+    fn has_grown(&self) -> bool {
+        self.inner.environment.grow().is_ok()
+    }
+
+    fn judge(&self, cause: &heed::Error) -> WriteError {
+        let is_full = match cause {
+            heed::Error::Mdb(MdbError::MapFull) => true,
+            heed::Error::Io(cause) => is_want_of_room(cause, self.inner.environment.env().path()),
+            _ => false,
+        };
+        if is_full { WriteError::Full } else { WriteError::Failed(cause.to_string().into()) }
+    }
+
     fn note(&mut self, cause: &WriteError) {
+        self.inner.observer.refused(cause);
         match cause {
             WriteError::Failed(reason) if self.failed.is_none() => {
                 error!(%reason, "a commit failed: the store is read-only until a restart");
                 self.failed = Some(cause.clone());
             }
-            WriteError::Full => warn!("the store is full: a write was refused"),
-            WriteError::Failed(_) | WriteError::Stopped => {}
+            WriteError::Full if !mem::replace(&mut self.is_full, true) => {
+                error!("the store is full: it takes no writes until there is room");
+            }
+            WriteError::Full | WriteError::Failed(_) | WriteError::Stopped => {}
         }
+    }
+}
+
+/// Whether a commit failed because the disk, or somebody's share of it, is used up. It failed before
+/// LMDB named its pages: for a failure after that LMDB itself ends all work.
+fn is_want_of_room(cause: &io::Error, folder: &Path) -> bool {
+    match cause.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => true,
+        // So LMDB calls a write that ended half way, which is what the last free blocks make of it.
+        Some(libc::EIO) => free_bytes(folder).is_some_and(|bytes| bytes < COMMIT_BYTES_MAX),
+        _ => false,
+    }
+}
+
+/// What an ordinary process may still write to the disk that the folder is on.
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let folder = CString::new(folder.as_os_str().as_bytes()).ok()?;
+    // SAFETY: the path ends with a zero, and the numbers are written by the call.
+    unsafe {
+        let mut disk: libc::statvfs = mem::zeroed();
+        let is_known = libc::statvfs(folder.as_ptr(), &mut disk) == 0;
+        is_known.then(|| disk.f_bavail as u64 * disk.f_frsize as u64)
     }
 }
 

@@ -3,7 +3,11 @@
 use std::{
     ops::ControlFlow,
     path::Path,
-    sync::{Arc, Condvar, Mutex},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
 };
 
 use event::{Filter, Timestamp, Verified, twin::Author};
@@ -301,7 +305,7 @@ async fn clearing_layer_2_leaves_what_it_has_not_seen() {
 #[tokio::test]
 async fn a_feed_page_is_all_or_nothing() {
     let folder = folder();
-    let small = Options { map_bytes: 1 << 20, ..options() };
+    let small = Options { bytes_max: 1 << 20, ..options() };
     let (store, writer) = Store::open(folder.path(), small).unwrap();
     writer.apply_layer2(vec![Saved(note("a"))], 1).await.unwrap();
     let large = "x".repeat(200_000);
@@ -316,7 +320,7 @@ async fn a_feed_page_is_all_or_nothing() {
 #[tokio::test]
 async fn a_full_store_says_so_and_can_be_read_and_emptied() {
     let folder = folder();
-    let small = Options { map_bytes: 2 << 20, ..options() };
+    let small = Options { bytes_max: 2 << 20, ..options() };
     let (store, writer, gate) = open_with_a_gate(folder.path(), small);
     let large = |number: u64| note(&format!("{number}{}", "x".repeat(100_000)));
     let mut held = Vec::new();
@@ -352,6 +356,41 @@ async fn a_full_store_says_so_and_can_be_read_and_emptied() {
     // The freed pages are free for the commit after the next.
     writer.put_meta("any", "text".into()).await.unwrap();
     save(&writer, &large(100), Origin::Client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_map_grows_with_the_store_while_others_read() {
+    let folder = folder();
+    let small = Options { map_bytes: 1 << 20, ..options() };
+    let (store, writer) = Store::open(folder.path(), small.clone()).unwrap();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let read = || {
+        let (store, is_over) = (store.clone(), is_over.clone());
+        thread::spawn(move || {
+            let mut pages = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let found = query(&store, &[Filter { limit: Some(20), ..Filter::default() }], 3);
+                assert!(found.windows(2).all(|pair| pair[0].created_at >= pair[1].created_at));
+                pages += 1;
+            }
+            pages
+        })
+    };
+    let readers = [read(), read()];
+    let padding = "x".repeat(20_000);
+    let notes: Vec<Verified> = (0..1_000).map(|n| note(&format!("{n}{padding}"))).collect();
+    for events in notes.chunks(50) {
+        let outcomes = writer.put_all(events.to_vec(), Origin::Client).await.unwrap();
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Saved(_))));
+    }
+    is_over.store(true, Ordering::Relaxed);
+    assert!(readers.into_iter().all(|reader| reader.join().unwrap() > 0));
+    assert!(store.stats().unwrap().bytes_on_disk > 20_000_000);
+    drop((store, writer));
+    // A file that is larger than the map at first is opened whole, and grows on.
+    let (store, writer) = Store::open(folder.path(), small).unwrap();
+    assert_eq!(all(&store).len(), notes.len());
+    save(&writer, &note(&"y".repeat(2_000_000)), Origin::Client).await;
 }
 
 #[tokio::test]
