@@ -30,6 +30,11 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<SocketAddr>,
 
+    /// Address and port for Prometheus, at `/metrics`; not for the public [default: none]
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics_listen: Option<SocketAddr>,
+
     /// Folder for the relay's key and events; made if missing [default: aquifer-data]
     #[arg(long, value_name = "FOLDER")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -160,6 +165,7 @@ pub enum LogFormat {
 #[derive(Clone, Debug)]
 pub struct Config {
     pub listen: SocketAddr,
+    pub metrics_listen: Option<SocketAddr>,
     pub data: PathBuf,
     pub layer2: Option<Layer2Config>,
     pub poll_interval: Duration,
@@ -251,6 +257,7 @@ impl Settings {
         limits.check()?;
         Ok(Config {
             listen: self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7777))),
+            metrics_listen: self.metrics_listen,
             data,
             layer2,
             poll_interval,

@@ -1,26 +1,48 @@
 //! From a client's event to one that is safe in L1, or a refusal that says why.
+//!
+//! What costs least comes first: a text that was refused a moment ago, the size, an id that L1 holds.
+//! Only then is the rest read, hashed and its signature checked, on threads of its own.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-use event::{Class, Event, Timestamp, verify};
-use store::{Origin, Outcome, WriteError, Writer};
+use event::{Class, Event, EventId, Invalid, Timestamp, Verified, stated_id, verify};
+use store::{Origin, Outcome, Store, WriteError, Writer};
 use tokio::sync::watch;
-use tracing::error;
+use tracing::warn;
 
 use crate::{
     clock,
     config::{Limits, NotGranted},
     delta::Delta,
     membership::Membership,
+    metrics::Metrics,
+    refusals::Refusals,
+    verifier::Verifier,
 };
 
 /// The way in for clients' events.
 pub struct Ingest {
+    pub admission: Arc<Admission>,
+    pub refusals: Refusals,
+    pub verifier: Verifier,
     pub writer: Writer,
     pub delta: Delta,
+    pub metrics: Arc<Metrics>,
+}
+
+/// What an event has to pass before it is written.
+pub struct Admission {
+    pub store: Store,
     pub limits: Limits,
     pub not_granted: NotGranted,
     pub membership: watch::Receiver<Membership>,
+}
+
+/// What a client is told about the event it sent.
+pub struct Answer {
+    /// As far as it could be read.
+    pub id: Option<EventId>,
+    pub said: Result<Accepted, Rejection>,
 }
 
 /// Why an event was taken.
@@ -36,6 +58,17 @@ pub enum Accepted {
     PassedOn,
 }
 
+impl Accepted {
+    fn name(self) -> &'static str {
+        match self {
+            Accepted::Stored => "stored",
+            Accepted::Duplicate => "duplicate",
+            Accepted::Superseded => "superseded",
+            Accepted::PassedOn => "passed_on",
+        }
+    }
+}
+
 impl fmt::Display for Accepted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -47,10 +80,14 @@ impl fmt::Display for Accepted {
 }
 
 /// Why an event was refused, as NIP-01's OK words it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     #[error("invalid: {0}")]
     Invalid(String),
+    #[error("invalid: {0}")]
+    Forged(#[from] Invalid),
+    #[error("invalid: it has expired")]
+    Expired,
     #[error("blocked: its author deleted it")]
     Deleted,
     #[error("restricted: this relay has not been granted by its event store, and takes no events")]
@@ -59,12 +96,65 @@ pub enum Rejection {
     Error(&'static str),
 }
 
+impl Rejection {
+    fn name(&self) -> &'static str {
+        match self {
+            Rejection::Invalid(_) | Rejection::Forged(_) => "invalid",
+            Rejection::Expired => "expired",
+            Rejection::Deleted => "blocked",
+            Rejection::NotGranted => "restricted",
+            Rejection::Error(_) => "error",
+        }
+    }
+
+    /// Whether the same text would be refused again, after costly checks.
+    fn lasts(&self) -> bool {
+        matches!(self, Rejection::Forged(_) | Rejection::Expired | Rejection::Deleted)
+    }
+}
+
+/// What was found out about a text before anything is written.
+enum Examined {
+    New(Verified),
+    /// L1 holds an event with this id. It is the hash of that event, so whatever else the text says is
+    /// no event.
+    Known(EventId),
+    Refused(Option<EventId>, Rejection),
+}
+
 impl Ingest {
-    /// Takes an event that stood in `bytes` bytes of JSON. When this returns `Stored`, it is durable.
-    pub async fn take(&self, event: Event, bytes: usize) -> Result<Accepted, Rejection> {
-        // Cheap refusals first, then the costly check, then the promise.
-        self.admit(&event, bytes, clock::now())?;
-        let event = verify(event).map_err(|invalid| Rejection::Invalid(invalid.to_string()))?;
+    /// Takes an event as a client wrote it. When this says `Stored`, it is durable.
+    pub async fn take(&self, json: String) -> Answer {
+        let answer = self.judge(json).await;
+        self.metrics.count_event(match &answer.said {
+            Ok(accepted) => accepted.name(),
+            Err(rejection) => rejection.name(),
+        });
+        answer
+    }
+
+    async fn judge(&self, json: String) -> Answer {
+        let (text, now) = (self.refusals.text(&json), clock::now());
+        if let Some((id, rejection)) = self.refusals.find(text, now) {
+            return Answer { id: Some(id), said: Err(rejection) };
+        }
+        let admission = self.admission.clone();
+        let examined = self.verifier.run(move || admission.examine(&json, now)).await;
+        let (id, said) = match examined {
+            Some(Examined::New(event)) => (Some(event.id), self.keep(event).await),
+            Some(Examined::Known(id)) => (Some(id), Ok(Accepted::Duplicate)),
+            Some(Examined::Refused(id, rejection)) => (id, Err(rejection)),
+            None => (None, Err(Rejection::Error("the relay failed to read this event"))),
+        };
+        if let (Some(id), Err(rejection)) = (id, &said)
+            && rejection.lasts()
+        {
+            self.refusals.note(text, id, rejection.clone(), now);
+        }
+        Answer { id, said }
+    }
+
+    async fn keep(&self, event: Verified) -> Result<Accepted, Rejection> {
         if event.kind.class() == Class::Ephemeral {
             self.delta.pass_on(&event);
             return Ok(Accepted::PassedOn);
@@ -75,21 +165,49 @@ impl Ingest {
             Ok(Outcome::Superseded) => Ok(Accepted::Superseded),
             Ok(Outcome::Ephemeral) => Ok(Accepted::PassedOn),
             Ok(Outcome::Deleted) => Err(Rejection::Deleted),
-            Ok(Outcome::Expired) => Err(Rejection::Invalid("it has expired".into())),
+            Ok(Outcome::Expired) => Err(Rejection::Expired),
             Ok(Outcome::Invalid(reason)) => Err(Rejection::Invalid(reason.to_string())),
-            Err(error) => Err(refusal(error)),
+            // The store has said so in the log, once.
+            Err(error) => Err(refusal(&error)),
         }
     }
+}
 
-    fn admit(&self, event: &Event, bytes: usize, now: Timestamp) -> Result<(), Rejection> {
+impl Admission {
+    fn examine(&self, json: &str, now: Timestamp) -> Examined {
+        let refused = |rejection| Examined::Refused(stated_id(json.as_bytes()), rejection);
+        if json.len() > self.limits.event_bytes_max {
+            return refused(Rejection::Invalid(format!(
+                "the event has {} bytes, {} are allowed",
+                json.len(),
+                self.limits.event_bytes_max
+            )));
+        }
+        if let Some(id) = stated_id(json.as_bytes())
+            && self.is_held(&id)
+        {
+            return Examined::Known(id);
+        }
+        let event = match Event::from_json(json.as_bytes()) {
+            Ok(event) => event,
+            Err(error) => return refused(Rejection::Invalid(error.to_string())),
+        };
+        let id = event.id;
+        let checked = self.admit(&event, now).and_then(|()| Ok(verify(event)?));
+        checked.map_or_else(|refusal| Examined::Refused(Some(id), refusal), Examined::New)
+    }
+
+    /// Whoever cannot read L1 asks the writer, which will say what is wrong with it.
+    fn is_held(&self, id: &EventId) -> bool {
+        self.store.contains(id).unwrap_or_else(|error| {
+            warn!(%error, "L1 cannot be asked for an id");
+            false
+        })
+    }
+
+    fn admit(&self, event: &Event, now: Timestamp) -> Result<(), Rejection> {
         let limits = &self.limits;
         let refuse = |reason: String| Err(Rejection::Invalid(reason));
-        if bytes > limits.event_bytes_max {
-            return refuse(format!(
-                "the event has {bytes} bytes, {} are allowed",
-                limits.event_bytes_max
-            ));
-        }
         if event.tags.len() > limits.event_tags_max {
             return refuse(format!(
                 "the event has {} tags, {} are allowed",
@@ -106,11 +224,10 @@ impl Ingest {
     }
 }
 
-fn refusal(cause: WriteError) -> Rejection {
-    error!(%cause, "an event could not be stored");
+fn refusal(cause: &WriteError) -> Rejection {
     Rejection::Error(match cause {
         WriteError::Full => "storage is full",
         WriteError::Stopped => "the relay is stopping",
-        _ => "the relay cannot write its store",
+        WriteError::Failed(_) => "the relay cannot write its store",
     })
 }

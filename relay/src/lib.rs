@@ -16,20 +16,23 @@ mod ingest;
 pub mod l2;
 pub mod layer2;
 mod membership;
+mod metrics;
 mod nip11;
 mod outbox;
 mod poll;
+mod refusals;
 mod server;
 mod session;
 mod streamer;
 mod subscriptions;
+mod verifier;
 mod wire;
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use event::Filter;
-use store::{Options, Store, Writer};
+use store::{Options, ReadError, Store, Writer};
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
@@ -41,11 +44,14 @@ use crate::{
     config::Config,
     delta::Delta,
     identity::Identity,
-    ingest::Ingest,
+    ingest::{Admission, Ingest},
     layer2::Layer2,
     membership::{Membership, watch_membership},
+    metrics::Metrics,
     outbox::Outbox,
     poll::Poll,
+    refusals::Refusals,
+    verifier::Verifier,
 };
 
 /// What all sessions share.
@@ -55,6 +61,7 @@ pub(crate) struct Relay {
     pub store: Store,
     pub delta: Delta,
     pub ingest: Ingest,
+    pub metrics: Arc<Metrics>,
 }
 
 impl Relay {
@@ -67,26 +74,46 @@ impl Relay {
         }
         filters
     }
+
+    /// The metrics, with what is not counted along. It reads L1.
+    pub fn scrape(&self) -> Result<String, ReadError> {
+        self.metrics.verify_queue.set(self.ingest.verifier.waiting() as i64);
+        Ok(self.metrics.text(&self.store.stats()?))
+    }
 }
 
-/// Serves clients on `listener` until `stop`, then lets every session and every task end. Without
-/// `layer2` its events stay on this relay alone.
+/// Where a relay is reached.
+pub struct Listeners {
+    pub clients: TcpListener,
+    /// Where its metrics are served, if anywhere.
+    pub metrics: Option<TcpListener>,
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(clients: TcpListener) -> Listeners {
+        Listeners { clients, metrics: None }
+    }
+}
+
+/// Serves clients until `stop`, then lets every session and every task end. Without `layer2` its events
+/// stay on this relay alone.
 pub async fn run(
     config: Config,
     identity: Identity,
     layer2: Option<Arc<dyn Layer2>>,
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let folder = config.data.join("events");
-    let (store, writer) = Store::open(&folder, Options::default())
-        .with_context(|| format!("opening the store in {}", folder.display()))?;
+    let listeners = listeners.into();
+    let metrics = Arc::new(Metrics::default());
+    let (store, writer) = open_store(&config, metrics.clone())?;
     let tasks = TaskTracker::new();
     let delta = Delta::start(&store);
     tasks.spawn(delta.clone().follow_commits(store.clone(), stop.clone()));
     let membership = match layer2 {
         Some(layer2) => {
-            let shared = Shared { layer2, store: store.clone(), writer: writer.clone() };
+            let (store, writer, metrics) = (store.clone(), writer.clone(), metrics.clone());
+            let shared = Shared { layer2, store, writer, metrics };
             shared.follow(config.poll_interval, &tasks, &stop)
         }
         None => {
@@ -94,15 +121,25 @@ pub async fn run(
             watch::channel(Membership::Unknown).1
         }
     };
-    let ingest = Ingest {
-        writer: writer.clone(),
-        delta: delta.clone(),
+    let admission = Admission {
+        store: store.clone(),
         limits: config.limits.clone(),
         not_granted: config.not_granted,
         membership,
     };
-    let relay = Arc::new(Relay { config, identity, store, delta, ingest });
-    server::serve(listener, relay, stop).await;
+    let ingest = Ingest {
+        admission: Arc::new(admission),
+        refusals: Refusals::default(),
+        verifier: Verifier::start().context("starting the verifier's threads")?,
+        writer: writer.clone(),
+        delta: delta.clone(),
+        metrics: metrics.clone(),
+    };
+    let relay = Arc::new(Relay { config, identity, store, delta, ingest, metrics });
+    if let Some(listener) = listeners.metrics {
+        tasks.spawn(server::serve_metrics(listener, relay.clone(), stop.clone()));
+    }
+    server::serve(listeners.clients, relay, stop).await;
     tasks.close();
     tasks.wait().await;
     writer.stop().await;
@@ -110,11 +147,19 @@ pub async fn run(
     Ok(())
 }
 
+fn open_store(config: &Config, metrics: Arc<Metrics>) -> anyhow::Result<(Store, Writer)> {
+    let folder = config.data.join("events");
+    let options = Options { observer: metrics, ..Options::default() };
+    Store::open(&folder, options)
+        .with_context(|| format!("opening the store in {}", folder.display()))
+}
+
 /// What everything that talks to L2 needs.
 struct Shared {
     layer2: Arc<dyn Layer2>,
     store: Store,
     writer: Writer,
+    metrics: Arc<Metrics>,
 }
 
 impl Shared {
@@ -125,7 +170,7 @@ impl Shared {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> watch::Receiver<Membership> {
-        let Shared { layer2, store, writer } = self;
+        let Shared { layer2, store, writer, metrics } = self;
         let doubt = Arc::new(Notify::new());
         let (membership, known) = watch::channel(Membership::Unknown);
         let watching =
@@ -135,8 +180,9 @@ impl Shared {
             writer: writer.clone(),
             layer2: layer2.clone(),
             doubt: doubt.clone(),
+            metrics: metrics.clone(),
         };
-        let poll = Poll { store, writer, layer2, doubt, interval };
+        let poll = Poll { store, writer, layer2, doubt, interval, metrics };
         tasks.spawn(watching);
         tasks.spawn(outbox.follow(stop.clone()));
         tasks.spawn(poll.run(stop.clone()));

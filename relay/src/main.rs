@@ -1,9 +1,10 @@
 //! The command line, `aquifer`: run a relay, make its key, move events in and out, back up what relays share.
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use aquifer::{
+    Listeners,
     client::{Export, Import, export, import},
     config::{Config, LogFormat, Settings},
     identity::Identity,
@@ -113,14 +114,22 @@ fn run(arguments: Run) -> anyhow::Result<()> {
     start_logging(&config)?;
     in_runtime(async {
         let identity = Identity::open(&config.data)?;
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .with_context(|| format!("listening on {}", config.listen))?;
+        let listeners = Listeners {
+            clients: bind(config.listen).await?,
+            metrics: match config.metrics_listen {
+                Some(address) => Some(bind(address).await?),
+                None => None,
+            },
+        };
         let stop = stop_on_signals()?;
         let layer2 = layer2_of(&config, &identity)?;
-        announce(&config, &identity, &listener)?;
-        aquifer::run(config, identity, layer2, listener, stop).await
+        announce(&config, &identity, &listeners)?;
+        aquifer::run(config, identity, layer2, listeners, stop).await
     })
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))
 }
 
 fn layer2_of(config: &Config, identity: &Identity) -> anyhow::Result<Option<Arc<dyn Layer2>>> {
@@ -146,10 +155,12 @@ fn start_logging(config: &Config) -> anyhow::Result<()> {
 }
 
 /// One line on standard output for whoever started the relay, a person or a script.
-fn announce(config: &Config, identity: &Identity, listener: &TcpListener) -> anyhow::Result<()> {
-    let address = listener.local_addr()?;
+fn announce(config: &Config, identity: &Identity, listeners: &Listeners) -> anyhow::Result<()> {
+    let address = listeners.clients.local_addr()?;
+    let metrics = listeners.metrics.as_ref().map(TcpListener::local_addr).transpose()?;
     let line = json!({
         "address": address.to_string(),
+        "metrics": metrics.map(|metrics| metrics.to_string()),
         "public_key": identity.public_key().to_string(),
         "principal": identity.principal().to_text(),
     });

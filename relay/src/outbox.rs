@@ -13,7 +13,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::layer2::{Layer2, Layer2Error, SaveOutcome};
+use crate::{
+    layer2::{Layer2, Layer2Error, SaveOutcome},
+    metrics::{self, Metrics},
+};
 
 /// Events of one batch. With signature checks one costs the canister about 4 M of its 40 G
 /// instructions.
@@ -32,6 +35,7 @@ pub struct Outbox {
     pub layer2: Arc<dyn Layer2>,
     /// Rung when L2 refuses everything: somebody should ask whether we are still granted.
     pub doubt: Arc<Notify>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// What a push came to.
@@ -56,6 +60,9 @@ impl Outbox {
                 () = stop.cancelled() => return,
                 pushed = self.push(batch_events_max) => pushed,
             };
+            if matches!(pushed, Ok(Pushed::Settled | Pushed::Nothing)) {
+                metrics::stamp(&self.metrics.outbox_clear_timestamp_seconds);
+            }
             match pushed {
                 Ok(Pushed::Settled) => {
                     failures = 0;

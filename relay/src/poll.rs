@@ -16,7 +16,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::layer2::{Change, ChangesPage, Layer2, Layer2Error, What};
+use crate::{
+    layer2::{Change, ChangesPage, Layer2, Layer2Error, What},
+    metrics::{self, Metrics},
+};
 
 /// Under this name L1 remembers which L2 its cursor belongs to.
 const CURSOR_OF: &str = "layer2";
@@ -28,6 +31,7 @@ pub struct Poll {
     pub layer2: Arc<dyn Layer2>,
     pub doubt: Arc<Notify>,
     pub interval: Duration,
+    pub metrics: Arc<Metrics>,
 }
 
 /// Why a poll was cut short.
@@ -58,7 +62,10 @@ impl Poll {
                 polled = self.drain() => polled,
             };
             match polled {
-                Ok(()) => failures = 0,
+                Ok(()) => {
+                    failures = 0;
+                    metrics::stamp(&self.metrics.poll_success_timestamp_seconds);
+                }
                 Err(cause) => {
                     self.note_failure(&cause, failures);
                     failures = failures.saturating_add(1);
@@ -86,6 +93,8 @@ impl Poll {
                 return Err(Layer2Error::Interface(cause).into());
             }
             let (next, is_last) = (page.next, page.next >= page.length);
+            let behind = page.length.saturating_sub(next);
+            self.metrics.poll_entries_behind.set(behind as i64);
             if next > cursor {
                 self.apply(page).await?;
             }

@@ -1,4 +1,5 @@
-//! One port for all: the websocket, NIP-11 for those who ask for it, and a line for people.
+//! One port for clients: the websocket, NIP-11 for those who ask for it, and a line for people. Metrics
+//! have a port of their own, since they are nobody's but the operator's.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -13,6 +14,9 @@ use warp::{
 
 use crate::{Relay, nip11, session};
 
+/// What Prometheus calls the text of its metrics.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// Accepts clients on `listener` until `stop`, then lets every session finish.
 pub async fn serve(listener: TcpListener, relay: Arc<Relay>, stop: CancellationToken) {
     // Accepted sockets inherit this: a live event must not wait for a full segment.
@@ -25,6 +29,23 @@ pub async fn serve(listener: TcpListener, relay: Arc<Relay>, stop: CancellationT
     warp::serve(routes).incoming(listener).graceful(signal).run().await;
     sessions.close();
     sessions.wait().await;
+}
+
+/// Answers `GET /metrics` on `listener` until `stop`.
+pub async fn serve_metrics(listener: TcpListener, relay: Arc<Relay>, stop: CancellationToken) {
+    let route = warp::path!("metrics").and(warp::get()).and_then(move || {
+        let relay = relay.clone();
+        async move { Ok::<_, Infallible>(metrics(relay).await) }
+    });
+    warp::serve(route).incoming(listener).graceful(stop.cancelled_owned()).run().await;
+}
+
+async fn metrics(relay: Arc<Relay>) -> Response {
+    let text = tokio::task::spawn_blocking(move || relay.scrape()).await;
+    match text {
+        Ok(Ok(text)) => with_header(text, header::CONTENT_TYPE, OPEN_METRICS).into_response(),
+        _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 fn websocket(

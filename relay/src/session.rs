@@ -1,13 +1,13 @@
 //! One websocket connection: frames in, frames out.
 //!
 //! Each subscription is a task of its own ([`Streamer`]) and so is each event on its way into L1, so
-//! a heavy question delays no other and signatures are checked on all cores. They all answer through
+//! neither a heavy question nor a slow disk delays another. They all answer through
 //! one bounded queue; while a client does not read, those who wait for room in it wait, and nobody
 //! else does.
 
 use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
-use event::{Event, Filter};
+use event::Filter;
 use futures_util::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -20,6 +20,7 @@ use warp::ws::{Message, WebSocket};
 
 use crate::{
     Relay,
+    metrics::Counted,
     streamer::Streamer,
     wire::{self, ClientMessage, Frame, Misread, SubscriptionId},
 };
@@ -39,6 +40,7 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Serves one client until either side ends it.
 pub async fn serve(socket: WebSocket, relay: Arc<Relay>, stop: CancellationToken) {
+    let _connected = Counted::one_of(&relay.metrics.connections);
     let (sink, stream) = socket.split();
     let (frames, queue) = mpsc::channel(SESSION_QUEUE_FRAMES_MAX);
     let mut writing = tokio::spawn(write(sink, queue));
@@ -185,35 +187,14 @@ impl Session {
 
     /// `["EVENT", …]`: answered with OK once it is durable, or refused.
     async fn event(&mut self, json: &str) -> bool {
-        let event = match Event::from_json(json.as_bytes()) {
-            Ok(event) => event,
-            Err(error) => return self.refuse_unread(json, &error.to_string()).await,
-        };
         let Ok(permit) = self.events.clone().acquire_owned().await else { return false };
-        let (relay, frames, bytes) = (self.relay.clone(), self.frames.clone(), json.len());
+        let (relay, frames, json) = (self.relay.clone(), self.frames.clone(), json.to_owned());
         self.tasks.spawn(async move {
-            let id = event.id;
-            let (accepted, message) = match relay.ingest.take(event, bytes).await {
-                Ok(accepted) => (true, accepted.to_string()),
-                Err(rejection) => (false, rejection.to_string()),
-            };
-            let _ = frames.send(Frame::Text(wire::ok(&id, accepted, &message))).await;
+            let answer = relay.ingest.take(json).await;
+            let _ = frames.send(Frame::Text(wire::answer(&answer))).await;
             drop(permit);
         });
         true
-    }
-
-    /// An event that cannot be read is still refused by its id, if it shows one.
-    async fn refuse_unread(&self, json: &str, reason: &str) -> bool {
-        #[derive(serde::Deserialize)]
-        struct Named {
-            id: event::EventId,
-        }
-        let message = format!("invalid: {reason}");
-        match serde_json::from_str::<Named>(json) {
-            Ok(Named { id }) => self.answer(wire::ok(&id, false, &message)).await,
-            Err(_) => self.answer(wire::notice(&message)).await,
-        }
     }
 
     /// `["REQ", …]`: a subscription of the same name is replaced.
@@ -228,8 +209,15 @@ impl Session {
             store: self.relay.store.clone(),
             delta: self.relay.delta.clone(),
             frames: self.frames.clone(),
+            metrics: self.relay.metrics.clone(),
         };
-        let task = self.tasks.spawn(streamer.run());
+        let metrics = &self.relay.metrics;
+        metrics.reqs.inc();
+        let open = Counted::one_of(&metrics.subscriptions);
+        let task = self.tasks.spawn(async move {
+            streamer.run().await;
+            drop(open);
+        });
         self.subscriptions.insert(id, task);
         true
     }

@@ -4,7 +4,7 @@
 //! on, and the live stage starts at exactly the horizon. Nothing is lost between them and nothing
 //! comes twice, however long a slow client takes over the stored events.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{ops::ControlFlow, sync::Arc, time::Instant};
 
 use event::{Filter, Packed};
 use index::{Matcher, Reader, Scan, Take};
@@ -14,6 +14,7 @@ use tracing::error;
 
 use crate::{
     delta::Delta,
+    metrics::Metrics,
     wire::{self, Frame, SubscriptionId},
 };
 
@@ -29,6 +30,7 @@ pub struct Streamer {
     pub store: Store,
     pub delta: Delta,
     pub frames: mpsc::Sender<Frame>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// Why a streamer ends on its own.
@@ -79,7 +81,9 @@ impl Streamer {
             let (page, is_done, behind_page) = read(move || {
                 let mut scan = Scan::resume(&this.filters, &cursor).up_to(Seq(newest));
                 let mut page = Page::default();
+                let started = Instant::now();
                 let is_done = this.store.page(&mut scan, &mut page)?;
+                this.metrics.query_page_seconds.observe(started.elapsed().as_secs_f64());
                 Ok((page.events, is_done, scan.cursor()))
             })
             .await?;

@@ -11,6 +11,8 @@ use serde_json::value::RawValue;
 use tracing::warn;
 use warp::ws::Message;
 
+use crate::ingest::Answer;
+
 /// The longest subscription id, in characters (NIP-01).
 const SUBSCRIPTION_ID_CHARS_MAX: usize = 64;
 
@@ -137,8 +139,20 @@ impl From<Frame> for Message {
 }
 
 /// `["OK", id, accepted, message]`
-pub fn ok(id: &EventId, accepted: bool, message: &str) -> String {
+fn ok(id: &EventId, accepted: bool, message: &str) -> String {
     format!("[\"OK\",\"{id}\",{accepted},{}]", quoted(message))
+}
+
+/// What an EVENT is answered with; by NOTICE if no id can be read from it.
+pub fn answer(answer: &Answer) -> String {
+    let (accepted, message) = match &answer.said {
+        Ok(accepted) => (true, accepted.to_string()),
+        Err(rejection) => (false, rejection.to_string()),
+    };
+    match &answer.id {
+        Some(id) => ok(id, accepted, &message),
+        None => notice(&message),
+    }
 }
 
 /// `["EOSE", id]`

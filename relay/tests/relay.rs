@@ -164,6 +164,71 @@ async fn replaced_and_deleted_events_are_answered_as_nip_01_and_nip_09_say() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_known_id_is_answered_before_the_rest_is_read() {
+    let relay = relay().await;
+    let mut alice = relay.client().await;
+    let note = notes(1).remove(0);
+    alice.publish(&note).await.expect_ok();
+    let forged = Event { content: "forged".into(), ..note.clone().into_inner() };
+    for text in [
+        json!(["EVENT", {"id": note.id}]),
+        json!(["EVENT", harness::value_of(&forged)]),
+        json!(["EVENT", {"tags": [["id", "0"]], "x": {"id": 1}, "id": note.id, "kind": "x"}]),
+    ] {
+        alice.send(text).await;
+        let reply = alice.ok().await;
+        assert!(reply.accepted && reply.message.starts_with("duplicate:"), "{reply:?}");
+    }
+    assert_eq!(relay.metric("aquifer_events_total{outcome=\"duplicate\"}").await, 3.0);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rubbish_under_the_id_and_signature_of_an_event_does_not_keep_it_out() {
+    let relay = relay().await;
+    let mut alice = relay.client().await;
+    let note = notes(1).remove(0);
+    let forged = Event { content: "forged".into(), ..note.clone().into_inner() };
+    let unsigned = Event { sig: event::Signature([1; 64]), ..note.clone().into_inner() };
+    for rubbish in [&forged, &unsigned, &forged, &unsigned] {
+        alice.publish(rubbish).await.expect_refused("invalid:");
+    }
+    alice.publish(&note).await.expect_ok();
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_tell_what_happened() {
+    let l2 = FakeL2::default();
+    let relay = relay_with(&l2).await;
+    let mut alice = relay.client().await;
+    let notes = notes(3);
+    alice.publish_all(&notes).await;
+    let forged = Event { content: "forged".into(), ..notes[0].clone().into_inner() };
+    let forged = Event { id: forged.computed_id(), ..forged };
+    alice.publish(&forged).await.expect_refused("invalid:");
+    alice.req("a", &[json!({})]).await;
+    alice.events_until_eose("a").await;
+    l2.wait_for_events(3).await;
+    l2.wait_for_polls(2).await;
+    for (name, expected) in [
+        ("aquifer_events_total{outcome=\"stored\"}", 3.0),
+        ("aquifer_events_total{outcome=\"invalid\"}", 1.0),
+        ("aquifer_connections", 1.0),
+        ("aquifer_subscriptions", 1.0),
+        ("aquifer_reqs_total", 1.0),
+        ("aquifer_query_page_seconds_count", 1.0),
+        ("aquifer_store_events", 3.0),
+        ("aquifer_read_only", 0.0),
+    ] {
+        assert_eq!(relay.metric(name).await, expected, "{name}");
+    }
+    assert!(relay.metric("aquifer_commit_seconds_count").await >= 1.0);
+    assert!(relay.metric("aquifer_poll_success_timestamp_seconds").await > 1.7e9);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn refusals_name_what_they_refuse() {
     let relay = relay().await;
     let mut alice = relay.client().await;

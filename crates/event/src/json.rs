@@ -4,7 +4,12 @@
 //! all others as they are, which for other control characters is not valid JSON; the one that goes
 //! over the wire therefore escapes those too.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
+};
 use sha2::{Digest, Sha256};
 
 use crate::{Event, EventId, Kind, PublicKey, Signature, Tag, Timestamp};
@@ -66,6 +71,51 @@ impl Event {
         write_id_string(&mut out, &self.content);
         out.push(b']');
         out
+    }
+}
+
+/// The id that a JSON object states, without a look at what stands behind it. It says nothing about the
+/// rest: there may be no event there at all, or one with another id.
+pub fn stated_id(text: &[u8]) -> Option<EventId> {
+    let mut found = None;
+    // To stop half way is an error to serde_json; what was found is not lost with it.
+    let _ = StatedId(&mut found).deserialize(&mut serde_json::Deserializer::from_slice(text));
+    found
+}
+
+struct StatedId<'f>(&'f mut Option<EventId>);
+
+impl<'de> DeserializeSeed<'de> for StatedId<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for StatedId<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with an id")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        #[derive(Deserialize)]
+        #[serde(field_identifier, rename_all = "lowercase")]
+        enum Key {
+            Id,
+            #[serde(other)]
+            Other,
+        }
+        while let Some(key) = map.next_key()? {
+            match key {
+                Key::Id => {
+                    *self.0 = Some(map.next_value()?);
+                    return Ok(());
+                }
+                Key::Other => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -27,7 +27,7 @@ pub mod twin;
 mod verify;
 
 pub use filter::{Filter, FilterError, TagName};
-pub use json::JsonError;
+pub use json::{JsonError, stated_id};
 pub use kind::{Class, Kind};
 pub use model::{Address, Event, EventId, HexError, PublicKey, Signature, Tag, Timestamp};
 pub use packed::{Packed, PackedError};

@@ -499,3 +499,28 @@ fn packed_events_and_json_are_told_apart_by_one_byte() {
     assert_eq!(golden_event().pack()[0], packed::VERSION);
     assert_ne!(packed::VERSION, b'{');
 }
+
+#[test]
+fn the_stated_id_is_found_wherever_it_stands() {
+    let id = EventId([0xab; 32]);
+    let elsewhere = r#""tags":[["id","x"]],"content":"\",\"id\":\"0\"","more":{"id":"deep"}"#;
+    for text in [
+        format!(r#"{{"id":"{id}"}}"#),
+        format!(r#" {{ "kind" : 1 , "id" : "{id}" }}"#),
+        format!(r#"{{{elsewhere},"id":"{id}","kind":7}}"#),
+        // What stands behind it is not looked at.
+        format!(r#"{{"id":"{id}",{elsewhere},"id":"second"}}"#),
+    ] {
+        assert_eq!(event::stated_id(text.as_bytes()), Some(id), "{text}");
+    }
+    for text in [
+        String::new(),
+        "[]".into(),
+        format!(r#"["id","{id}"]"#),
+        format!("{{{elsewhere}}}"),
+        format!(r#"{{"id":"{}"}}"#, id.to_string().to_uppercase()),
+        format!(r#"{{"x":{{"id":"{id}"}}}}"#),
+    ] {
+        assert_eq!(event::stated_id(text.as_bytes()), None, "{text}");
+    }
+}

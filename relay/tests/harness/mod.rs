@@ -1,8 +1,9 @@
 //! The tests' small language: a relay in this process, clients over its socket, and an L2 in memory.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use aquifer::{
+    Listeners,
     config::{NotGranted, Settings},
     identity::Identity,
     layer2::{Change, ChangesPage, Layer2, Layer2Error, Role, SaveOutcome, What},
@@ -14,6 +15,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinHandle,
@@ -31,6 +33,7 @@ const POLL_SECONDS: f64 = 0.05;
 /// A relay on a free port.
 pub struct TestRelay {
     url: String,
+    metrics: SocketAddr,
     stop: CancellationToken,
     running: JoinHandle<anyhow::Result<()>>,
     folder: TempDir,
@@ -54,14 +57,28 @@ impl TestRelay {
         let identity = Identity::open(folder.path()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("ws://{}", listener.local_addr().unwrap());
+        let metrics_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let metrics = metrics_listener.local_addr().unwrap();
+        let listeners = Listeners { clients: listener, metrics: Some(metrics_listener) };
         let stop = CancellationToken::new();
         let l2 = l2.map(|l2| Arc::new(l2) as Arc<dyn Layer2>);
-        let running = tokio::spawn(aquifer::run(config, identity, l2, listener, stop.clone()));
-        TestRelay { url, stop, running, folder }
+        let running = tokio::spawn(aquifer::run(config, identity, l2, listeners, stop.clone()));
+        TestRelay { url, metrics, stop, running, folder }
     }
 
     pub async fn client(&self) -> Client {
         Client { socket: connect_async(&self.url).await.unwrap().0 }
+    }
+
+    /// The value of one metric, as Prometheus would see it.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let mut stream = TcpStream::connect(self.metrics).await.unwrap();
+        let request = "GET /metrics HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        let value = response.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in {response}")).parse().unwrap()
     }
 
     /// Stops it, and hands over its folder.

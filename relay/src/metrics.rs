@@ -1,0 +1,130 @@
+//! What the relay counts, for Prometheus.
+//!
+//! Each relay has a registry of its own, since several may run in one process. A new metric is one line
+//! below: its field, what makes it, and its help text; all names begin with `aquifer_`. What somebody
+//! keeps anyway, such as the size of the store, is not counted along but asked for with each scrape.
+
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+use store::{Batch, Observer, Stats, WriteError};
+
+use crate::clock;
+
+/// A counter for each value of one label.
+type By = Family<[(&'static str, &'static str); 1], Counter>;
+
+macro_rules! metrics {
+    ($($name:ident: $type:ty = $new:expr, $help:literal;)*) => {
+        pub struct Metrics {
+            $(#[doc = $help] pub $name: $type,)*
+            registry: Registry,
+        }
+
+        impl Default for Metrics {
+            fn default() -> Metrics {
+                let mut registry = Registry::with_prefix("aquifer");
+                $(let $name: $type = $new;
+                registry.register(stringify!($name), $help, $name.clone());)*
+                Metrics { $($name,)* registry }
+            }
+        }
+    };
+}
+
+metrics! {
+    connections: Gauge = Gauge::default(), "Clients that are connected";
+    subscriptions: Gauge = Gauge::default(), "Subscriptions that are open";
+    reqs: Counter = Counter::default(), "REQs that were taken";
+    query_page_seconds: Histogram = seconds(), "Reading one page of stored events";
+    events: By = By::default(), "What became of events that clients sent";
+    verify_queue: Gauge = Gauge::default(), "Events that wait for their check";
+    commit_seconds: Histogram = seconds(), "One transaction, its sync included";
+    commit_entries: Histogram = counts(), "Entries that one transaction took";
+    commits_refused: By = By::default(), "Transactions that failed, by reason: full, failed";
+    read_only: Gauge = Gauge::default(), "1 if the last write was refused";
+    store_events: Gauge = Gauge::default(), "Events held";
+    store_bytes: Gauge = Gauge::default(), "Size of the store's file";
+    outbox_rows: Gauge = Gauge::default(), "Events that wait for the canister";
+    aside_rows: Gauge = Gauge::default(), "Events that the canister does not take";
+    outbox_clear_timestamp_seconds: Gauge = now(), "When the canister last answered for a batch, or none waited";
+    poll_success_timestamp_seconds: Gauge = now(), "When the canister was last polled to the end";
+    poll_entries_behind: Gauge = Gauge::default(), "Entries of the canister's log not yet taken over";
+}
+
+impl Metrics {
+    /// One event that a client sent.
+    pub fn count_event(&self, outcome: &'static str) {
+        self.events.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
+    /// Everything, as OpenMetrics text.
+    pub fn text(&self, store: &Stats) -> String {
+        self.store_events.set(store.events as i64);
+        self.store_bytes.set(store.bytes_on_disk as i64);
+        self.outbox_rows.set(store.outbox as i64);
+        self.aside_rows.set(store.aside as i64);
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("a string takes every text");
+        text
+    }
+}
+
+/// How the store's writer counts.
+impl Observer for Metrics {
+    fn committed(&self, batch: Batch) {
+        self.commit_seconds.observe(batch.took.as_secs_f64());
+        self.commit_entries.observe(batch.entries as f64);
+        self.read_only.set(0);
+    }
+
+    fn refused(&self, cause: &WriteError) {
+        let reason = match cause {
+            WriteError::Full => "full",
+            WriteError::Failed(_) => "failed",
+            WriteError::Stopped => return,
+        };
+        self.commits_refused.get_or_create(&[("reason", reason)]).inc();
+        self.read_only.set(1);
+    }
+}
+
+/// Counts one more of something for as long as it lives.
+pub struct Counted(Gauge);
+
+impl Counted {
+    pub fn one_of(gauge: &Gauge) -> Counted {
+        gauge.inc();
+        Counted(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Sets a gauge to the time it is.
+pub fn stamp(gauge: &Gauge) {
+    gauge.set(clock::now().0 as i64);
+}
+
+/// From 50 µs to 3 s.
+fn seconds() -> Histogram {
+    Histogram::new([
+        0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0,
+    ])
+}
+
+fn counts() -> Histogram {
+    Histogram::new([1.0, 2.0, 5.0, 10.0, 30.0, 100.0, 300.0, 1000.0])
+}
+
+fn now() -> Gauge {
+    let gauge = Gauge::default();
+    stamp(&gauge);
+    gauge
+}
