@@ -7,7 +7,7 @@
 use std::{ops::ControlFlow, sync::Arc, time::Instant};
 
 use event::{Filter, Packed};
-use index::{Matcher, Reader, Scan, Take};
+use index::{Found, Matcher, Reader, Scan, Take};
 use store::{ReadError, Seq, Store};
 use tokio::sync::mpsc;
 use tracing::error;
@@ -159,8 +159,8 @@ impl Page {
 }
 
 impl Reader for Page {
-    fn take(&mut self, _: Seq, event: &Packed<'_>) -> Take {
-        self.push(event);
+    fn take(&mut self, found: Found<'_>) -> Take {
+        self.push(&found.event());
         if self.is_full() { Take::Last } else { Take::More }
     }
 }

@@ -14,7 +14,10 @@ use event::{
     Address, Event, EventId, Kind as EventKind, Packed, PublicKey, Timestamp,
     rules::{Effects, Held, Removal, Vanish, expiration},
 };
-use index::{Index, Key, Reader, Scan, Seq, Source, Take, address_digest, keys_of, tombstone};
+use index::{
+    Found, Index, Key, Order, Position, Reader, Scan, Seq, Source, Take, address_digest, keys_of,
+    tombstone,
+};
 use reconcile::Item;
 use tree::{Pages, Summary, Totals, Tree};
 
@@ -438,9 +441,10 @@ struct Leaving<'a, F> {
 }
 
 impl<F: Fn() -> bool> Reader for Leaving<'_, F> {
-    fn take(&mut self, _: Seq, event: &Packed<'_>) -> Take {
-        if self.vanish.takes(event) {
-            self.items.push(Item { created_at: event.created_at(), id: event.id() });
+    fn take(&mut self, found: Found<'_>) -> Take {
+        if self.vanish.takes(&found.event()) {
+            let Position { created_at, id } = found.position;
+            self.items.push(Item { created_at, id });
         }
         Take::More
     }
@@ -458,9 +462,9 @@ struct Taken<'a, F> {
 }
 
 impl<F: Fn() -> bool> Reader for Taken<'_, F> {
-    fn take(&mut self, _: Seq, event: &Packed<'_>) -> Take {
-        if self.vanish.takes(event) {
-            self.ids.push(event.id());
+    fn take(&mut self, found: Found<'_>) -> Take {
+        if self.vanish.takes(&found.event()) {
+            self.ids.push(found.position.id);
         }
         if self.ids.len() < VANISH_EVENTS { Take::More } else { Take::Last }
     }
@@ -473,7 +477,7 @@ impl<F: Fn() -> bool> Reader for Taken<'_, F> {
 /// A set of keys of one length.
 type Keys<const N: usize, S = ()> = Tree<N, 0, Memory, S>;
 
-type Walk<'a> = Box<dyn Iterator<Item = Result<Key, Infallible>> + 'a>;
+type Walk<'a> = Box<dyn Iterator<Item = Result<Order, Infallible>> + 'a>;
 
 /// What a tree of keys knows of one of them, which ends in its seq.
 trait Known: Summary {
@@ -509,7 +513,7 @@ impl<const N: usize, S: Known> KeySet for Keys<N, S> {
 
     fn walk(&self, first: &Key, last: &Key) -> Walk<'_> {
         let keys = Tree::walk(self, fixed(first)..=fixed(last));
-        Box::new(keys.map(|(key, [])| Ok(Key::from_bytes(&key))))
+        Box::new(keys.map(|(key, [])| Ok(Order::of_key(&key).expect("a key ends in an order"))))
     }
 
     fn count(&self) -> u64 {

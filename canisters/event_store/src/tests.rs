@@ -688,7 +688,9 @@ fn a_deletion_too_large_for_one_call_is_finished_by_the_next() {
 #[test]
 fn a_query_that_runs_out_of_instructions_goes_on_by_its_cursor() {
     install();
-    let events: Vec<Verified> = (0..9).map(|number| note(&number.to_string())).collect();
+    // So long that each is worth asking the time.
+    let long = |number: u64| note(&format!("{number}{}", " ".repeat(index::WORK_BYTES)));
+    let events: Vec<Verified> = (0..9).map(long).collect();
     save(&events.iter().map(|event| &**event).collect::<Vec<_>>());
     let page_of = |cursor| {
         INSTRUCTIONS.set(0);

@@ -88,14 +88,6 @@ impl Key {
         self.length += more.len() as u8;
         self
     }
-
-    /// Its order part: the last 14 bytes.
-    pub(crate) fn order(&self) -> Order {
-        let mut order = [0; ORDER_BYTES];
-        let bytes = self.as_ref();
-        order.copy_from_slice(&bytes[bytes.len() - ORDER_BYTES..]);
-        Order(order)
-    }
 }
 
 impl AsRef<[u8]> for Key {
@@ -112,10 +104,15 @@ impl fmt::Debug for Key {
 
 /// The order part of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Order(pub [u8; ORDER_BYTES]);
+pub struct Order(pub(crate) [u8; ORDER_BYTES]);
 
 impl Order {
-    pub fn new(created_at: Timestamp, id: &EventId, seq: Seq) -> Order {
+    /// The order in which a whole key ends. None: the key is too short to be one.
+    pub fn of_key(key: &[u8]) -> Option<Order> {
+        key.last_chunk().copied().map(Order)
+    }
+
+    pub(crate) fn new(created_at: Timestamp, id: &EventId, seq: Seq) -> Order {
         let mut order = [0; ORDER_BYTES];
         order[..5].copy_from_slice(&reversed_date(created_at));
         order[5..TIE_BYTES].copy_from_slice(&id.0[..4]);
@@ -123,23 +120,32 @@ impl Order {
         Order(order)
     }
 
-    pub fn tie(&self) -> &[u8] {
+    pub(crate) fn tie(&self) -> &[u8] {
         &self.0[..TIE_BYTES]
     }
 
+    pub(crate) fn created_at(&self) -> Timestamp {
+        date_of(&self.0)
+    }
+
     /// As a big-endian number, in the order of the bytes.
-    pub fn number(&self) -> u128 {
+    pub(crate) fn number(&self) -> u128 {
         let mut bytes = [0; 16];
         bytes[2..].copy_from_slice(&self.0);
         u128::from_be_bytes(bytes)
     }
 
+    pub(crate) fn of_number(number: u128) -> Order {
+        let [_, _, order @ ..] = number.to_be_bytes();
+        Order(order)
+    }
+
     /// What comes before the seq in an order's number.
-    pub fn tie_of(number: u128) -> u128 {
+    pub(crate) fn tie_of(number: u128) -> u128 {
         number >> SEQ_BITS
     }
 
-    pub fn seq_of(number: u128) -> Seq {
+    pub(crate) fn seq_of(number: u128) -> Seq {
         Seq((number & ((1 << SEQ_BITS) - 1)) as u64)
     }
 }

@@ -15,9 +15,9 @@ mod plan;
 mod scan;
 
 pub use keys::{
-    CREATED_AT_MAX, Index, KEY_BYTES_MAX, Key, Seq, address_digest, date_of, keys_of,
+    CREATED_AT_MAX, Index, KEY_BYTES_MAX, Key, Order, Seq, address_digest, date_of, keys_of,
     reversed_date, tombstone,
 };
 pub use matcher::Matcher;
 pub use plan::Plan;
-pub use scan::{Cursor, Position, Reader, Scan, Source, Take};
+pub use scan::{Cursor, Found, Position, Reader, Scan, Source, Take, WORK_BYTES};

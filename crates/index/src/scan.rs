@@ -12,15 +12,15 @@ use std::{
 use event::{EventId, Filter, Packed, Timestamp};
 
 use crate::{
-    Index, Key, Matcher, Plan, Seq,
-    keys::{Order, TIE_BYTES, reversed_date},
+    Index, Key, Matcher, Order, Plan, Seq,
+    keys::{TIE_BYTES, reversed_date},
 };
 
 /// A store, as far as scanning goes.
 pub trait Source {
     type Error;
-    /// A walk over keys, ascending.
-    type Walk<'a>: Iterator<Item = Result<Key, Self::Error>>
+    /// A walk over keys, ascending: the order in which each of them ends.
+    type Walk<'a>: Iterator<Item = Result<Order, Self::Error>>
     where
         Self: 'a;
 
@@ -35,10 +35,30 @@ pub trait Source {
 /// Who takes a scan's events, and says when a page is full.
 pub trait Reader {
     /// The next event.
-    fn take(&mut self, seq: Seq, event: &Packed<'_>) -> Take;
-    /// Whether there is time for one more candidate. Asked before each.
+    fn take(&mut self, found: Found<'_>) -> Take;
+    /// Whether there is time for more candidates. Asked before the first, and then after every
+    /// [`WORK_BYTES`], or after each candidate that is larger than this.
     fn may_go_on(&mut self) -> bool {
         true
+    }
+}
+
+/// What is done between two asks for the time, in bytes of events that were held against filters.
+/// To ask is a system call in a canister, and costs a thirtieth of a candidate.
+pub const WORK_BYTES: usize = 8_192;
+/// What a candidate costs beside its bytes, in bytes.
+const CANDIDATE_BYTES: usize = 200;
+
+/// An event that matches. Its bytes are the reader's to keep.
+pub struct Found<'s> {
+    pub seq: Seq,
+    pub position: Position,
+    pub packed: Cow<'s, [u8]>,
+}
+
+impl Found<'_> {
+    pub fn event(&self) -> Packed<'_> {
+        Packed::trusted(&self.packed).expect("the scan has read its head")
     }
 }
 
@@ -61,6 +81,17 @@ pub struct Position {
 }
 
 impl Position {
+    fn of(event: &Packed<'_>) -> Position {
+        Position { created_at: event.created_at(), id: event.id() }
+    }
+
+    /// Behind all events that share a tie with this one.
+    fn behind(order: Order) -> Position {
+        let mut id = [0xff; 32];
+        id[..4].copy_from_slice(&order.tie()[5..]);
+        Position { created_at: order.created_at(), id: EventId(id) }
+    }
+
     fn key(&self) -> (Reverse<Timestamp>, EventId) {
         (Reverse(self.created_at), self.id)
     }
@@ -140,16 +171,22 @@ impl Scan {
         reader: &mut impl Reader,
     ) -> Result<bool, S::Error> {
         let mut merge = self.open(source)?;
+        let mut work = WORK_BYTES;
         // What each group and each event needs, kept for the next.
-        let (mut group, mut found, mut wanting) = (Vec::new(), Vec::new(), Vec::new());
-        while merge.next_group(&mut group)? {
-            self.put_in_order(source, &group, &mut found)?;
-            for (_, seq, bytes) in found.drain(..) {
+        let (mut group, mut candidates, mut wanting) = (Vec::new(), Vec::new(), Vec::new());
+        while let Some(order) = merge.next_group(&mut group)? {
+            if work >= WORK_BYTES {
                 if !reader.may_go_on() {
                     return Ok(false);
                 }
-                let Ok(event) = Packed::trusted(&bytes) else { continue };
-                match self.offer(seq, &event, reader, &mut wanting) {
+                work = 0;
+            }
+            work += self.read(source, &group, &mut candidates)?;
+            if candidates.is_empty() {
+                self.after = Some(Position::behind(order));
+            }
+            for (seq, packed) in candidates.drain(..) {
+                match self.offer(seq, packed, reader, &mut wanting) {
                     Take::More => {}
                     Take::Last => return Ok(self.is_done()),
                     Take::NotThis => return Ok(false),
@@ -166,46 +203,55 @@ impl Scan {
         self.filters.iter().all(|filter| filter.remaining == 0)
     }
 
+    /// Reads the events of one group, in order. Returns how much work they are.
+    fn read<'s, S: Source>(
+        &self,
+        source: &'s S,
+        group: &[Seq],
+        candidates: &mut Vec<Candidate<'s>>,
+    ) -> Result<usize, S::Error> {
+        let mut bytes = group.len() * CANDIDATE_BYTES;
+        for seq in group.iter().copied().filter(|seq| *seq <= self.horizon) {
+            let Some(packed) = source.event(seq)? else { continue };
+            bytes += packed.len();
+            candidates.push((seq, packed));
+        }
+        if candidates.len() > 1 {
+            candidates.sort_by_key(|(_, packed)| {
+                Packed::trusted(packed).ok().map(|event| Position::of(&event).key())
+            });
+        }
+        Ok(bytes * self.filters.len())
+    }
+
     /// Passes one candidate to the reader if a filter still wants it, and steps behind it.
     fn offer(
         &mut self,
         seq: Seq,
-        event: &Packed<'_>,
+        packed: Cow<'_, [u8]>,
         reader: &mut impl Reader,
         wanting: &mut Vec<usize>,
     ) -> Take {
+        let Ok(event) = Packed::trusted(&packed) else { return Take::More };
+        let position = Position::of(&event);
+        // The first group of a page may have been begun by the page before.
+        if self.after.is_some_and(|after| position.key() <= after.key()) {
+            return Take::More;
+        }
         wanting.clear();
         wanting.extend((0..self.filters.len()).filter(|at| {
             let filter = &self.filters[*at];
-            filter.remaining > 0 && filter.matcher.matches(event)
+            filter.remaining > 0 && filter.matcher.matches(&event)
         }));
-        let take = if wanting.is_empty() { Take::More } else { reader.take(seq, event) };
+        let take = match wanting[..] {
+            [] => Take::More,
+            _ => reader.take(Found { seq, position, packed }),
+        };
         if take != Take::NotThis {
             wanting.iter().for_each(|at| self.filters[*at].remaining -= 1);
-            self.after = Some(Position { created_at: event.created_at(), id: event.id() });
+            self.after = Some(position);
         }
         take
-    }
-
-    /// The events of one group that lie behind the cursor, by date and whole id.
-    fn put_in_order<'s, S: Source>(
-        &self,
-        source: &'s S,
-        group: &[Seq],
-        found: &mut Vec<Candidate<'s>>,
-    ) -> Result<(), S::Error> {
-        for seq in group.iter().copied().filter(|seq| *seq <= self.horizon) {
-            let Some(bytes) = source.event(seq)? else { continue };
-            let Ok(event) = Packed::trusted(&bytes) else { continue };
-            let position = Position { created_at: event.created_at(), id: event.id() };
-            if self.after.is_none_or(|after| position.key() > after.key()) {
-                found.push((position, seq, bytes));
-            }
-        }
-        if found.len() > 1 {
-            found.sort_by_key(|(position, _, _)| position.key());
-        }
-        Ok(())
     }
 
     fn open<'s, S: Source>(&self, source: &'s S) -> Result<Merge<'s, S>, S::Error> {
@@ -259,7 +305,7 @@ impl Scan {
 }
 
 /// An event that may match, packed.
-type Candidate<'s> = (Position, Seq, Cow<'s, [u8]>);
+type Candidate<'s> = (Seq, Cow<'s, [u8]>);
 
 /// Streams of orders, merged.
 struct Merge<'s, S: Source + 's> {
@@ -273,10 +319,10 @@ enum Stream<W> {
     List(std::vec::IntoIter<Order>),
 }
 
-impl<E, W: Iterator<Item = Result<Key, E>>> Stream<W> {
+impl<E, W: Iterator<Item = Result<Order, E>>> Stream<W> {
     fn pull(&mut self) -> Result<Option<u128>, E> {
         let order = match self {
-            Stream::Walk(walk) => walk.next().transpose()?.map(|key| key.order()),
+            Stream::Walk(walk) => walk.next().transpose()?,
             Stream::List(orders) => orders.next(),
         };
         Ok(order.map(|order| order.number()))
@@ -292,10 +338,10 @@ impl<'s, S: Source> Merge<'s, S> {
     }
 
     /// Fills `group` with all events that the keys cannot tell apart, each once: nearly always one
-    /// event. False: there are no more.
-    fn next_group(&mut self, group: &mut Vec<Seq>) -> Result<bool, S::Error> {
+    /// event. Returns their order, as far as they share it. None: there are no more.
+    fn next_group(&mut self, group: &mut Vec<Seq>) -> Result<Option<Order>, S::Error> {
         group.clear();
-        let Some(Reverse((first, _))) = self.heads.peek().copied() else { return Ok(false) };
+        let Some(Reverse((first, _))) = self.heads.peek().copied() else { return Ok(None) };
         while let Some(mut head) = self.heads.peek_mut() {
             let Reverse((order, stream)) = *head;
             if Order::tie_of(order) != Order::tie_of(first) {
@@ -312,6 +358,6 @@ impl<'s, S: Source> Merge<'s, S> {
                 }
             }
         }
-        Ok(true)
+        Ok(Some(Order::of_number(first)))
     }
 }

@@ -10,7 +10,7 @@ use event::{
     Event, EventId, Filter, Packed, Timestamp,
     twin::{self, NaiveStore},
 };
-use index::{Cursor, Index, Key, Matcher, Reader, Scan, Seq, Source, Take, keys_of};
+use index::{Cursor, Found, Index, Key, Matcher, Order, Reader, Scan, Seq, Source, Take, keys_of};
 use proptest::{collection::vec, prelude::*};
 
 /// The simplest ordered key store.
@@ -36,11 +36,11 @@ impl Shelf {
 
 impl Source for Shelf {
     type Error = Infallible;
-    type Walk<'a> = Box<dyn Iterator<Item = Result<Key, Infallible>> + 'a>;
+    type Walk<'a> = Box<dyn Iterator<Item = Result<Order, Infallible>> + 'a>;
 
     fn walk(&self, index: Index, first: &Key, last: &Key) -> Result<Self::Walk<'_>, Infallible> {
         Ok(match self.keys.get(&index) {
-            Some(keys) => Box::new(keys.range(*first..=*last).copied().map(Ok)),
+            Some(keys) => Box::new(keys.range(*first..=*last).map(|key| Ok(order_of(key)))),
             None => Box::new(std::iter::empty()),
         })
     }
@@ -54,6 +54,10 @@ impl Source for Shelf {
     }
 }
 
+fn order_of(key: &Key) -> Order {
+    Order::of_key(key.as_ref()).unwrap()
+}
+
 /// Takes `room` events a page, and may be too small for the last one; runs out of time now and then.
 struct Page {
     events: Vec<Event>,
@@ -63,11 +67,11 @@ struct Page {
 }
 
 impl Reader for Page {
-    fn take(&mut self, _: Seq, event: &Packed<'_>) -> Take {
+    fn take(&mut self, found: Found<'_>) -> Take {
         if self.events.len() >= self.room {
             return Take::NotThis;
         }
-        self.events.push(event.unpack());
+        self.events.push(found.event().unpack());
         let is_full = self.events.len() == self.room;
         if is_full && !self.refuses { Take::Last } else { Take::More }
     }
@@ -158,6 +162,29 @@ fn events_behind_the_horizon_are_left_out() {
     let mut page = Page { events: Vec::new(), room: 9, refuses: false, patience: 99 };
     Scan::new(&[Filter::default()]).up_to(Seq(1)).page(&shelf, &mut page).unwrap();
     assert_eq!(page.events, [0, 1].map(tied));
+}
+
+#[test]
+fn a_scan_that_finds_nothing_gets_on_page_by_page() {
+    let mut shelf = Shelf::default();
+    (0..200).for_each(|at| shelf.put(&twin::Author::new(1).sign(at, 1, &[], "")));
+    // The keys are there and the events are not, as with those that are hidden.
+    let last = shelf.events.pop_first().unwrap();
+    shelf.events = BTreeMap::from([last.clone()]);
+    let mut scan = Scan::new(&[Filter::default()]);
+    let mut page = Page { events: Vec::new(), room: 9, refuses: false, patience: 0 };
+    let mut pages = 0;
+    loop {
+        page.patience = 2;
+        let before = scan.cursor();
+        if scan.page(&shelf, &mut page).unwrap() {
+            break;
+        }
+        assert_ne!(scan.cursor(), before);
+        pages += 1;
+    }
+    assert!(pages > 3, "{pages}");
+    assert_eq!(page.events, [Packed::parse(&last.1).unwrap().unpack()]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use event::{Filter, Kind, Packed, TagName, Verified, twin::Author};
-use index::{Reader, Scan, Seq, Take};
+use index::{Found, Reader, Scan, Take};
 use store::{Options, Origin, Store, Writer};
 use tokio::runtime::Builder;
 
@@ -146,8 +146,8 @@ fn queries(store: &Store) {
 struct Json(Vec<u8>);
 
 impl Reader for Json {
-    fn take(&mut self, _: Seq, event: &Packed<'_>) -> Take {
-        event.write_json(&mut self.0);
+    fn take(&mut self, found: Found<'_>) -> Take {
+        found.event().write_json(&mut self.0);
         Take::More
     }
 }

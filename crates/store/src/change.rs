@@ -7,7 +7,7 @@ use event::{
     rules::{Effects, Held, Holdings, Vanish, Verdict, judge},
 };
 use heed::{BytesDecode, Env, PutFlags, RoIter, RwTxn, WithoutTls};
-use index::{CREATED_AT_MAX, Reader, Scan, Seq, Take, address_digest, keys_of, tombstone};
+use index::{CREATED_AT_MAX, Found, Reader, Scan, Seq, Take, address_digest, keys_of, tombstone};
 
 use crate::{
     databases::{Databases, LAYER2_CURSOR, NEXT_SEQ, Number, expiry_key, expiry_of},
@@ -404,9 +404,9 @@ struct Taken<'a> {
 }
 
 impl Reader for Taken<'_> {
-    fn take(&mut self, seq: Seq, event: &Packed<'_>) -> Take {
-        if self.vanish.takes(event) {
-            self.seqs.push(seq);
+    fn take(&mut self, found: Found<'_>) -> Take {
+        if self.vanish.takes(&found.event()) {
+            self.seqs.push(found.seq);
         }
         Take::More
     }

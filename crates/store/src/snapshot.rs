@@ -7,7 +7,7 @@ use heed::{
     RoRange, RoTxn, WithoutTls,
     types::{Bytes, Unit},
 };
-use index::{Index, Key, Seq, Source};
+use index::{Index, Key, Order, Seq, Source};
 
 use crate::{
     databases::{Databases, NEXT_SEQ, expiry_of},
@@ -111,9 +111,13 @@ impl Source for View<'_> {
 pub struct Walk<'a>(RoRange<'a, Bytes, Unit>);
 
 impl Iterator for Walk<'_> {
-    type Item = Result<Key, heed::Error>;
+    type Item = Result<Order, heed::Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.0.next()?.map(|(key, ())| Key::from_bytes(key)))
+        Some(self.0.next()?.and_then(|(key, ())| Order::of_key(key).ok_or_else(damaged_key)))
     }
+}
+
+fn damaged_key() -> heed::Error {
+    heed::Error::Decoding("a key of an index is cut off".into())
 }

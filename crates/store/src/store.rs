@@ -7,12 +7,12 @@ use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use event::{EventId, Filter, Packed, Timestamp};
 use heed::{Env, WithoutTls};
-use index::{Reader, Scan, Seq, Source, Take};
+use index::{Found, Reader, Scan, Seq, Source, Take};
 use tokio::sync::watch;
 
 use crate::{
@@ -23,8 +23,8 @@ use crate::{
     writer::Writer,
 };
 
-/// Candidates that [`Store::count`] looks at in one read transaction.
-const COUNT_PAGE_EVENTS: usize = 10_000;
+/// How long [`Store::count`] stays in one read transaction.
+const COUNT_PAGE_TIME: Duration = Duration::from_millis(10);
 
 /// What time it is. Asked once for each batch that is written.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -233,9 +233,9 @@ impl Store {
     /// How many events match one of the filters, as NIP-45 asks. Each filter counts up to its limit.
     pub fn count(&self, filters: &[Filter]) -> Result<u64, ReadError> {
         let mut scan = Scan::new(filters);
-        let mut counter = Counter { count: 0, patience: 0 };
+        let mut counter = Counter { count: 0, until: Instant::now() };
         loop {
-            counter.patience = COUNT_PAGE_EVENTS;
+            counter.until = Instant::now() + COUNT_PAGE_TIME;
             if self.page(&mut scan, &mut counter)? {
                 return Ok(counter.count);
             }
@@ -316,18 +316,17 @@ impl Store {
 
 struct Counter {
     count: u64,
-    patience: usize,
+    until: Instant,
 }
 
 impl Reader for Counter {
-    fn take(&mut self, _: Seq, _: &Packed<'_>) -> Take {
+    fn take(&mut self, _: Found<'_>) -> Take {
         self.count += 1;
         Take::More
     }
 
     fn may_go_on(&mut self) -> bool {
-        self.patience = self.patience.saturating_sub(1);
-        self.patience > 0
+        Instant::now() < self.until
     }
 }
 

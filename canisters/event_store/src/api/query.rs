@@ -3,8 +3,8 @@
 //! A cursor's bytes: `version 1 | after? 1 | created_at 8 | id 32 | remaining 8 for each filter`,
 //! big-endian; date and id stand there only if `after` is 1.
 
-use event::{EventId, Filter, Packed, Timestamp};
-use index::{Cursor, Position, Reader, Scan, Seq, Take};
+use event::{EventId, Filter, Timestamp};
+use index::{Cursor, Found, Position, Reader, Scan, Seq, Take};
 use interface::{
     ByteBuf, Count, Encoding, EventBytes, IdBytes, QueryPage, QueryRequest, ReadError, id_of,
 };
@@ -101,8 +101,8 @@ struct Page {
 }
 
 impl Reader for Page {
-    fn take(&mut self, _: Seq, event: &Packed<'_>) -> Take {
-        let event = encode(event.as_bytes().to_vec(), self.encoding);
+    fn take(&mut self, found: Found<'_>) -> Take {
+        let event = encode(found.packed.into_owned(), self.encoding);
         if !self.room.take(ITEM_BYTES + event.len()) {
             return Take::NotThis;
         }
@@ -119,7 +119,7 @@ impl Reader for Page {
 struct Tally(u64);
 
 impl Reader for Tally {
-    fn take(&mut self, _: Seq, _: &Packed<'_>) -> Take {
+    fn take(&mut self, _: Found<'_>) -> Take {
         self.0 += 1;
         Take::More
     }

@@ -3,8 +3,7 @@
 //! Nothing is kept between two messages. The set may change meanwhile: what came or went is then told
 //! as a difference, or not at all, as with any two stores that go on living.
 
-use event::Packed;
-use index::{Reader, Scan, Seq, Take};
+use index::{Found, Position, Reader, Scan, Take};
 use interface::{ByteBuf, Filter, REPLY_BYTES_MAX, ReadError};
 use reconcile::{Item, Refusal, Sorted, answer};
 
@@ -73,8 +72,9 @@ fn too_much() -> ReadError {
 struct Items(Vec<Item>);
 
 impl Reader for Items {
-    fn take(&mut self, _: Seq, event: &Packed<'_>) -> Take {
-        self.0.push(Item { created_at: event.created_at(), id: event.id() });
+    fn take(&mut self, found: Found<'_>) -> Take {
+        let Position { created_at, id } = found.position;
+        self.0.push(Item { created_at, id });
         Take::More
     }
 

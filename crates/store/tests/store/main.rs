@@ -7,7 +7,7 @@ mod promises;
 use std::{ops::ControlFlow, path::Path, sync::Arc};
 
 use event::{Event, EventId, Filter, Packed, Timestamp, Verified, twin::Author};
-use index::{Reader, Scan, Take};
+use index::{Found, Reader, Scan, Take};
 use store::{Options, Seq, Store, Writer};
 use tempfile::TempDir;
 
@@ -37,8 +37,8 @@ struct Page {
 }
 
 impl Reader for Page {
-    fn take(&mut self, _: Seq, event: &Packed<'_>) -> Take {
-        self.events.push(event.unpack());
+    fn take(&mut self, found: Found<'_>) -> Take {
+        self.events.push(found.event().unpack());
         if self.events.len() == self.room { Take::Last } else { Take::More }
     }
 }
