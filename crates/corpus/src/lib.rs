@@ -29,13 +29,15 @@ pub struct Corpus {
     made: u64,
 }
 
-struct Author {
+/// Somebody who signs events.
+pub struct Author {
     key: Keypair,
     pubkey: PublicKey,
 }
 
 impl Author {
-    fn new(seed: u64, number: usize) -> Author {
+    /// The same for the same seed and number.
+    pub fn new(seed: u64, number: usize) -> Author {
         let digest = Sha256::new_with_prefix("corpus").chain_update(seed.to_le_bytes());
         let secret = digest.chain_update((number as u64).to_le_bytes()).finalize();
         let secret =
@@ -43,6 +45,27 @@ impl Author {
         let key = Keypair::from_secret_key(&secret);
         let pubkey = PublicKey(key.x_only_public_key().0.to_byte_array());
         Author { key, pubkey }
+    }
+
+    /// What others know the author by.
+    pub fn pubkey(&self) -> PublicKey {
+        self.pubkey
+    }
+
+    /// An event of this author.
+    pub fn sign(&self, created_at: Timestamp, kind: u16, tags: Vec<Tag>, content: String) -> Event {
+        let mut event = Event {
+            id: EventId([0; 32]),
+            pubkey: self.pubkey,
+            created_at,
+            kind: Kind(kind),
+            tags,
+            content,
+            sig: Signature([0; 64]),
+        };
+        event.id = event.computed_id();
+        event.sig = Signature(schnorr::sign_no_aux_rand(&event.id.0, &self.key).to_byte_array());
+        event
     }
 }
 
@@ -89,31 +112,8 @@ impl Corpus {
         };
         let later = self.random.random_range(0..SECONDS_ASTRAY);
         let created_at = Timestamp(BEGINNING.0 + self.made * SECONDS_BETWEEN + later);
-        let event = self.sign(author, created_at, kind, tags, content);
+        let event = self.authors[author].sign(created_at, kind, tags, content);
         self.remember(&event);
-        event
-    }
-
-    fn sign(
-        &self,
-        author: usize,
-        created_at: Timestamp,
-        kind: u16,
-        tags: Vec<Tag>,
-        content: String,
-    ) -> Event {
-        let Author { key, pubkey } = &self.authors[author];
-        let mut event = Event {
-            id: EventId([0; 32]),
-            pubkey: *pubkey,
-            created_at,
-            kind: Kind(kind),
-            tags,
-            content,
-            sig: Signature([0; 64]),
-        };
-        event.id = event.computed_id();
-        event.sig = Signature(schnorr::sign_no_aux_rand(&event.id.0, key).to_byte_array());
         event
     }
 
