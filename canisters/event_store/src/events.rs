@@ -361,6 +361,8 @@ impl Events {
 
 impl Source for Events {
     type Error = Infallible;
+    /// To open a walk takes two to four times as long as to read an event.
+    const LEAPS: bool = false;
     type Walk<'a> = Walk<'a>;
 
     fn walk(&self, index: Index, first: &Key, last: &Key) -> Result<Walk<'_>, Infallible> {
@@ -373,6 +375,10 @@ impl Source for Events {
 
     fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, Infallible> {
         Ok(self.packed(seq).map(Cow::Owned))
+    }
+
+    fn shows_all(&self) -> bool {
+        true
     }
 }
 
@@ -415,6 +421,8 @@ impl Visible<'_> {
 
 impl Source for Visible<'_> {
     type Error = Infallible;
+    /// To open a walk takes two to four times as long as to read an event.
+    const LEAPS: bool = false;
     type Walk<'a>
         = Walk<'a>
     where
@@ -430,6 +438,10 @@ impl Source for Visible<'_> {
 
     fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, Infallible> {
         Ok(self.packed(seq).map(Cow::Owned))
+    }
+
+    fn shows_all(&self) -> bool {
+        self.hides_nothing()
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod keys;
 mod matcher;
+mod merge;
 mod plan;
 mod scan;
 
@@ -19,5 +20,5 @@ pub use keys::{
     reversed_date, tombstone,
 };
 pub use matcher::Matcher;
-pub use plan::Plan;
+use plan::Plan;
 pub use scan::{Cursor, Found, Position, Reader, Scan, Source, Take, WORK_BYTES};

@@ -3,22 +3,23 @@
 //! Between two pages a scan keeps a [`Cursor`] and nothing else: no transaction, no iterator. So a
 //! slow client pins no pages of the store, and a canister can hand the cursor to its caller.
 
-use std::{
-    borrow::Cow,
-    cmp::Reverse,
-    collections::{BinaryHeap, binary_heap::PeekMut},
-};
+use std::{borrow::Cow, cmp::Reverse};
 
 use event::{EventId, Filter, Packed, Timestamp};
 
 use crate::{
     Index, Key, Matcher, Order, Plan, Seq,
     keys::{TIE_BYTES, reversed_date},
+    merge::Merge,
+    plan::{Choice, Way, choose},
 };
 
 /// A store, as far as scanning goes.
 pub trait Source {
     type Error;
+    /// Whether to open a walk costs no more than to read an event. Then a scan leaps along several
+    /// ways at once rather than look at what lies along one of them.
+    const LEAPS: bool;
     /// A walk over keys, ascending: the order in which each of them ends.
     type Walk<'a>: Iterator<Item = Result<Order, Self::Error>>
     where
@@ -28,8 +29,10 @@ pub trait Source {
     fn walk(&self, index: Index, first: &Key, last: &Key) -> Result<Self::Walk<'_>, Self::Error>;
     /// Where the event with this id is, if it is held.
     fn seq_of(&self, id: &EventId) -> Result<Option<Seq>, Self::Error>;
-    /// The packed event at `seq`, if it is (still) held.
+    /// The packed event at `seq`, if it is (still) held and to be seen.
     fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, Self::Error>;
+    /// Whether every key leads to an event that is to be seen.
+    fn shows_all(&self) -> bool;
 }
 
 /// Who takes a scan's events, and says when a page is full.
@@ -48,6 +51,8 @@ pub trait Reader {
 pub const WORK_BYTES: usize = 8_192;
 /// What a candidate costs beside its bytes, in bytes.
 const CANDIDATE_BYTES: usize = 200;
+/// Keys that are counted between two asks for the time.
+const KEYS_BETWEEN_ASKS: u64 = 1_024;
 
 /// An event that matches. Its bytes are the reader's to keep.
 pub struct Found<'s> {
@@ -121,10 +126,69 @@ pub struct Scan {
 
 struct Prepared {
     plan: Plan,
+    /// Which of the plan's ways are taken, as the first page found.
+    choice: Option<Choice>,
+    /// The way whose keys alone say what matches.
+    deciding: Option<Way>,
     matcher: Matcher,
     remaining: u64,
     since: Timestamp,
     until: Timestamp,
+}
+
+impl Prepared {
+    fn new(filter: &Filter, remaining: u64) -> Prepared {
+        let plan = Plan::of(filter);
+        Prepared {
+            choice: None,
+            deciding: plan.deciding_way(filter).cloned(),
+            plan,
+            matcher: Matcher::new(filter),
+            remaining,
+            since: filter.since.unwrap_or(Timestamp(0)),
+            until: filter.until.unwrap_or(Timestamp(u64::MAX)),
+        }
+    }
+
+    /// The orders between which its events lie, behind a place. None: there is nothing more.
+    fn bounds(&self, after: Option<&Position>) -> Option<(Order, Order)> {
+        let mut first = [0; 14];
+        first[..5].copy_from_slice(&reversed_date(self.until));
+        if let Some(after) = after {
+            // From the start of the tie: some of its events may still be to come.
+            let mut resumed = [0; 14];
+            resumed[..TIE_BYTES].copy_from_slice(&after.tie());
+            first = first.max(resumed);
+        }
+        let mut last = [0xff; 14];
+        last[..5].copy_from_slice(&reversed_date(self.since));
+        (first <= last).then_some((Order(first), Order(last)))
+    }
+
+    /// Adds where its events lie to a merge.
+    fn open<'s, S: Source>(
+        &mut self,
+        source: &'s S,
+        after: Option<&Position>,
+        merge: &mut Merge<'s, S>,
+    ) -> Result<(), S::Error> {
+        let Some(bounds) = self.bounds(after) else { return Ok(()) };
+        match &self.plan {
+            Plan::Nothing => Ok(()),
+            Plan::Ids(ids) => merge.add_list(orders_of(source, ids)?),
+            Plan::Walks(ways) => {
+                if self.choice.is_none() {
+                    self.choice = Some(choose(ways, source, bounds)?);
+                }
+                match self.choice.as_ref().expect("it was just made") {
+                    Choice::One(way) => merge.add_way(&ways[*way], bounds),
+                    Choice::Common(common) => {
+                        merge.add_common(common.iter().map(|way| &ways[*way]), bounds)
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl Scan {
@@ -141,13 +205,7 @@ impl Scan {
         let filters = filters
             .iter()
             .zip(left)
-            .map(|(filter, remaining)| Prepared {
-                plan: Plan::of(filter),
-                matcher: Matcher::new(filter),
-                remaining,
-                since: filter.since.unwrap_or(Timestamp(0)),
-                until: filter.until.unwrap_or(Timestamp(u64::MAX)),
-            })
+            .map(|(filter, remaining)| Prepared::new(filter, remaining))
             .collect();
         Scan { filters, after: cursor.after, horizon: Seq(u64::MAX) }
     }
@@ -254,110 +312,86 @@ impl Scan {
         take
     }
 
-    fn open<'s, S: Source>(&self, source: &'s S) -> Result<Merge<'s, S>, S::Error> {
-        let mut merge = Merge { streams: Vec::new(), heads: BinaryHeap::new() };
-        for filter in self.filters.iter().filter(|filter| filter.remaining > 0) {
-            match &filter.plan {
-                Plan::Nothing => {}
-                Plan::Ids(ids) => merge.add(Stream::List(self.orders_of(source, ids)?))?,
-                Plan::Walk(index, prefixes) => {
-                    let Some((first, last)) = self.bounds(filter) else { continue };
-                    for prefix in prefixes {
-                        let (first, last) = (prefix.with(&first.0), prefix.with(&last.0));
-                        merge.add(Stream::Walk(source.walk(*index, &first, &last)?))?;
-                    }
-                }
-            }
+    fn open<'s, S: Source>(&mut self, source: &'s S) -> Result<Merge<'s, S>, S::Error> {
+        let mut merge = Merge::new(source);
+        for filter in self.filters.iter_mut().filter(|filter| filter.remaining > 0) {
+            filter.open(source, self.after.as_ref(), &mut merge)?;
         }
         Ok(merge)
     }
 
-    /// The orders between which a filter's events lie, given how far the scan has come.
-    fn bounds(&self, filter: &Prepared) -> Option<(Order, Order)> {
-        let mut first = [0; 14];
-        first[..5].copy_from_slice(&reversed_date(filter.until));
-        if let Some(after) = &self.after {
-            // From the start of the tie: some of its events may still be to come.
-            let mut resumed = [0; 14];
-            resumed[..TIE_BYTES].copy_from_slice(&after.tie());
-            first = first.max(resumed);
+    /// How many more events there are, as long as `may_go_on`; and whether that is all. Where the
+    /// filters are so simple that keys alone say what matches, and no limit is to be kept, no event is
+    /// read. Like [`Scan::page`], it goes on where the last call ended.
+    pub fn count<S: Source>(
+        &mut self,
+        source: &S,
+        mut may_go_on: impl FnMut() -> bool,
+    ) -> Result<(u64, bool), S::Error> {
+        if !source.shows_all() || !self.filters.iter().all(Prepared::is_counted_by_keys) {
+            let mut tally = Tally { count: 0, may_go_on };
+            let is_done = self.page(source, &mut tally)?;
+            return Ok((tally.count, is_done));
         }
-        let mut last = [0xff; 14];
-        last[..5].copy_from_slice(&reversed_date(filter.since));
-        (first <= last).then_some((Order(first), Order(last)))
+        let mut merge = Merge::new(source);
+        for filter in &self.filters {
+            if let (Some(way), Some(bounds)) =
+                (&filter.deciding, filter.bounds(self.after.as_ref()))
+            {
+                merge.add_way(way, bounds)?;
+            }
+        }
+        let (mut count, mut group, mut passed) = (0, Vec::new(), 0);
+        while let Some(order) = merge.next_group(&mut group)? {
+            let position = Position::behind(order);
+            if self.after.is_some_and(|after| position.key() <= after.key()) {
+                continue;
+            }
+            if passed % KEYS_BETWEEN_ASKS == 0 && !may_go_on() {
+                return Ok((count, false));
+            }
+            passed += 1;
+            count += group.iter().filter(|seq| **seq <= self.horizon).count() as u64;
+            self.after = Some(position);
+        }
+        Ok((count, true))
+    }
+}
+
+impl Prepared {
+    fn is_counted_by_keys(&self) -> bool {
+        let decides = self.deciding.is_some() || self.plan == Plan::Nothing;
+        decides && self.remaining == u64::MAX
+    }
+}
+
+struct Tally<F> {
+    count: u64,
+    may_go_on: F,
+}
+
+impl<F: FnMut() -> bool> Reader for Tally<F> {
+    fn take(&mut self, _: Found<'_>) -> Take {
+        self.count += 1;
+        Take::More
     }
 
-    fn orders_of<S: Source>(
-        &self,
-        source: &S,
-        ids: &[EventId],
-    ) -> Result<std::vec::IntoIter<Order>, S::Error> {
-        let mut orders = Vec::new();
-        for id in ids {
-            let Some(seq) = source.seq_of(id)? else { continue };
-            let Some(bytes) = source.event(seq)? else { continue };
-            let Ok(event) = Packed::trusted(&bytes) else { continue };
-            orders.push(Order::new(event.created_at(), id, seq));
-        }
-        orders.sort_unstable();
-        Ok(orders.into_iter())
+    fn may_go_on(&mut self) -> bool {
+        (self.may_go_on)()
     }
+}
+
+fn orders_of<S: Source>(source: &S, ids: &[EventId]) -> Result<Vec<Order>, S::Error> {
+    let mut orders = Vec::new();
+    for id in ids {
+        let Some(seq) = source.seq_of(id)? else { continue };
+        let Some(bytes) = source.event(seq)? else { continue };
+        let Ok(event) = Packed::trusted(&bytes) else { continue };
+        orders.push(Order::new(event.created_at(), id, seq));
+    }
+    orders.sort_unstable();
+    Ok(orders)
 }
 
 /// An event that may match, packed.
 type Candidate<'s> = (Seq, Cow<'s, [u8]>);
-
-/// Streams of orders, merged.
-struct Merge<'s, S: Source + 's> {
-    streams: Vec<Stream<S::Walk<'s>>>,
-    /// The next order of each stream that has one, as a number: they are compared much.
-    heads: BinaryHeap<Reverse<(u128, usize)>>,
-}
-
-enum Stream<W> {
-    Walk(W),
-    List(std::vec::IntoIter<Order>),
-}
-
-impl<E, W: Iterator<Item = Result<Order, E>>> Stream<W> {
-    fn pull(&mut self) -> Result<Option<u128>, E> {
-        let order = match self {
-            Stream::Walk(walk) => walk.next().transpose()?,
-            Stream::List(orders) => orders.next(),
-        };
-        Ok(order.map(|order| order.number()))
-    }
-}
-
-impl<'s, S: Source> Merge<'s, S> {
-    fn add(&mut self, mut stream: Stream<S::Walk<'s>>) -> Result<(), S::Error> {
-        let head = stream.pull()?;
-        self.heads.extend(head.map(|head| Reverse((head, self.streams.len()))));
-        self.streams.push(stream);
-        Ok(())
-    }
-
-    /// Fills `group` with all events that the keys cannot tell apart, each once: nearly always one
-    /// event. Returns their order, as far as they share it. None: there are no more.
-    fn next_group(&mut self, group: &mut Vec<Seq>) -> Result<Option<Order>, S::Error> {
-        group.clear();
-        let Some(Reverse((first, _))) = self.heads.peek().copied() else { return Ok(None) };
-        while let Some(mut head) = self.heads.peek_mut() {
-            let Reverse((order, stream)) = *head;
-            if Order::tie_of(order) != Order::tie_of(first) {
-                break;
-            }
-            let seq = Order::seq_of(order);
-            if group.last() != Some(&seq) {
-                group.push(seq);
-            }
-            match self.streams[stream].pull()? {
-                Some(next) => *head = Reverse((next, stream)),
-                None => {
-                    PeekMut::pop(head);
-                }
-            }
-        }
-        Ok(Some(Order::of_number(first)))
-    }
-}

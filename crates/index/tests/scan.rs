@@ -2,13 +2,15 @@
 
 use std::{
     borrow::Cow,
+    cell::Cell,
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
 };
 
 use event::{
-    Event, EventId, Filter, Packed, Timestamp,
-    twin::{self, NaiveStore},
+    Event, EventId, Filter, Kind, Packed, Signature, Tag, TagName, Timestamp,
+    twin::{self, Author, NaiveStore},
 };
 use index::{Cursor, Found, Index, Key, Matcher, Order, Reader, Scan, Seq, Source, Take, keys_of};
 use proptest::{collection::vec, prelude::*};
@@ -19,6 +21,8 @@ struct Shelf {
     keys: BTreeMap<Index, BTreeSet<Key>>,
     events: BTreeMap<Seq, Vec<u8>>,
     ids: BTreeMap<EventId, Seq>,
+    /// How often an event was read.
+    reads: Cell<usize>,
 }
 
 impl Shelf {
@@ -36,6 +40,7 @@ impl Shelf {
 
 impl Source for Shelf {
     type Error = Infallible;
+    const LEAPS: bool = true;
     type Walk<'a> = Box<dyn Iterator<Item = Result<Order, Infallible>> + 'a>;
 
     fn walk(&self, index: Index, first: &Key, last: &Key) -> Result<Self::Walk<'_>, Infallible> {
@@ -50,7 +55,12 @@ impl Source for Shelf {
     }
 
     fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, Infallible> {
+        self.reads.set(self.reads.get() + 1);
         Ok(self.events.get(&seq).map(|bytes| Cow::Borrowed(bytes.as_slice())))
+    }
+
+    fn shows_all(&self) -> bool {
+        self.events.len() == self.ids.len()
     }
 }
 
@@ -98,6 +108,24 @@ fn all_pages(shelf: &Shelf, filters: &[Filter], room: usize, refuses: bool) -> V
     }
 }
 
+/// Counts in pages as short as they get.
+fn counted(shelf: &Shelf, filters: &[Filter]) -> u64 {
+    let (mut scan, mut total) = (Scan::new(filters), 0);
+    loop {
+        let mut asks = 0;
+        let (count, is_done) = scan
+            .count(shelf, || {
+                asks += 1;
+                asks < 2
+            })
+            .unwrap();
+        total += count;
+        if is_done {
+            return total;
+        }
+    }
+}
+
 fn events_and_filters() -> impl Strategy<Value = (Vec<event::Verified>, Vec<Filter>)> {
     vec(twin::event(), 1..40).prop_flat_map(|events| {
         let filters = vec(twin::filter(&events), 0..4);
@@ -119,6 +147,10 @@ proptest! {
         let expected = naive.query(&filters);
         prop_assert_eq!(&all_pages(&shelf, &filters, room, refuses), &expected);
         prop_assert_eq!(&all_pages(&shelf, &filters, usize::MAX / 2, false), &expected);
+        prop_assert_eq!(counted(&shelf, &filters), expected.len() as u64);
+        let unlimited: Vec<Filter> =
+            filters.iter().map(|filter| Filter { limit: None, ..filter.clone() }).collect();
+        prop_assert_eq!(counted(&shelf, &unlimited), naive.query(&unlimited).len() as u64);
     }
 
     #[test]
@@ -162,6 +194,112 @@ fn events_behind_the_horizon_are_left_out() {
     let mut page = Page { events: Vec::new(), room: 9, refuses: false, patience: 99 };
     Scan::new(&[Filter::default()]).up_to(Seq(1)).page(&shelf, &mut page).unwrap();
     assert_eq!(page.events, [0, 1].map(tied));
+}
+
+/// So many events that no way to find them is short, each with some of four topics, by one of three.
+fn crowd() -> (Shelf, Vec<Event>) {
+    let authors = [1, 2, 3].map(Author::new);
+    let mut shelf = Shelf::default();
+    let mut events: Vec<Event> = (0..9_000u64)
+        .map(|number| {
+            let dice = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+            let topics = ["a", "b", "c", "d"].iter().enumerate();
+            let tags = topics
+                .filter(|(at, _)| dice >> at & 1 == 1)
+                .map(|(_, topic)| Tag(vec!["t".into(), (*topic).into()]))
+                // As many events again that are never found together with a topic.
+                .chain((dice & 15 == 0).then(|| Tag(vec!["r".into(), "alone".into()])))
+                .chain((dice % 3 == 0).then(|| Tag(vec!["l".into(), "en".into()])));
+            let mut id = EventId([0; 32]);
+            id.0[..8].copy_from_slice(&dice.wrapping_mul(number | 1).to_be_bytes());
+            id.0[24..].copy_from_slice(&number.to_be_bytes());
+            Event {
+                id,
+                pubkey: authors[(dice >> 8) as usize % 3].pubkey(),
+                created_at: Timestamp(dice >> 12 & 0xfff),
+                kind: Kind((dice >> 7 & 1) as u16),
+                tags: tags.collect(),
+                content: String::new(),
+                sig: Signature([0; 64]),
+            }
+        })
+        .collect();
+    events.iter().for_each(|event| shelf.put(event));
+    events.sort_by_key(|event| (Reverse(event.created_at), event.id));
+    (shelf, events)
+}
+
+fn tagged(tags: &[(&str, &[&str])], all_tags: &[(&str, &[&str])]) -> Filter {
+    let of = |tags: &[(&str, &[&str])]| {
+        let texts = |values: &[&str]| values.iter().map(|it| (*it).to_owned()).collect();
+        tags.iter().map(|(name, values)| (TagName::new(name).unwrap(), texts(values))).collect()
+    };
+    Filter { tags: of(tags), all_tags: of(all_tags), ..Filter::default() }
+}
+
+#[test]
+fn what_lies_along_several_long_ways_is_found_by_leaping() {
+    let (shelf, events) = crowd();
+    let author = Some(vec![Author::new(2).pubkey()]);
+    let filters = [
+        tagged(&[], &[("t", &["a", "b"])]),
+        tagged(&[], &[("t", &["a", "b", "c", "d"])]),
+        tagged(&[("t", &["a", "b"]), ("l", &["en"])], &[]),
+        Filter { authors: author.clone(), ..tagged(&[("t", &["c"])], &[]) },
+        Filter { kinds: Some(vec![Kind(1)]), ..tagged(&[("l", &["en"])], &[("t", &["d"])]) },
+        Filter {
+            since: Some(Timestamp(900)),
+            until: Some(Timestamp(3_000)),
+            authors: author.clone(),
+            ..tagged(&[("t", &["a"])], &[])
+        },
+        Filter { limit: Some(70), ..tagged(&[], &[("t", &["b", "c"])]) },
+    ];
+    for filter in filters {
+        let limit = filter.limit.map_or(usize::MAX, |limit| limit as usize);
+        let expected: Vec<Event> =
+            events.iter().filter(|it| filter.matches(it)).take(limit).cloned().collect();
+        let filters = [filter];
+        for room in [7, 500, 100_000] {
+            assert_eq!(all_pages(&shelf, &filters, room, room == 7), expected, "{filters:?}");
+        }
+        assert_eq!(counted(&shelf, &filters), expected.len() as u64);
+    }
+}
+
+#[test]
+fn what_lies_along_one_way_only_is_not_read() {
+    let (shelf, events) = crowd();
+    let reads = |filter: &Filter| {
+        shelf.reads.set(0);
+        let found = all_pages(&shelf, std::slice::from_ref(filter), 100_000, false).len();
+        (found, shelf.reads.get())
+    };
+    let all_four = tagged(&[], &[("t", &["a", "b", "c", "d"])]);
+    let (found, read) = reads(&all_four);
+    assert!(found > 400 && read < found + 200, "{read} were read to find {found}");
+    // The rarest of them is short: no other way is needed.
+    let rare = tagged(&[("t", &["a"]), ("r", &["alone"])], &[]);
+    let with_rare =
+        events.iter().filter(|it| tagged(&[("r", &["alone"])], &[]).matches(it)).count();
+    assert!(with_rare < 1_000, "{with_rare}");
+    assert_eq!(reads(&rare), (0, with_rare));
+}
+
+#[test]
+fn what_keys_alone_decide_is_counted_without_reading() {
+    let (shelf, events) = crowd();
+    let filters = [
+        Filter::default(),
+        Filter { kinds: Some(vec![Kind(1)]), since: Some(Timestamp(1_000)), ..Filter::default() },
+        Filter { authors: Some(vec![Author::new(1).pubkey()]), ..Filter::default() },
+        tagged(&[("t", &["a", "b"])], &[]),
+    ];
+    let matches = |event: &&Event| filters[1..].iter().any(|filter| filter.matches(event));
+    shelf.reads.set(0);
+    assert_eq!(counted(&shelf, &filters[..1]), 9_000);
+    assert_eq!(counted(&shelf, &filters[1..]), events.iter().filter(matches).count() as u64);
+    assert_eq!(shelf.reads.get(), 0);
 }
 
 #[test]

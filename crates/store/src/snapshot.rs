@@ -49,6 +49,7 @@ impl<'e> Snapshot<'e> {
 
 impl Source for Snapshot<'_> {
     type Error = heed::Error;
+    const LEAPS: bool = true;
     type Walk<'a>
         = Walk<'a>
     where
@@ -66,6 +67,10 @@ impl Source for Snapshot<'_> {
         let bytes = self.view().bytes(seq)?;
         let is_seen = |bytes: &&[u8]| Packed::trusted(bytes).is_ok_and(|event| !self.hides(&event));
         Ok(bytes.filter(is_seen).map(Cow::Borrowed))
+    }
+
+    fn shows_all(&self) -> bool {
+        self.expired_by.is_none()
     }
 }
 
@@ -89,6 +94,7 @@ impl<'t> View<'t> {
 
 impl Source for View<'_> {
     type Error = heed::Error;
+    const LEAPS: bool = true;
     type Walk<'a>
         = Walk<'a>
     where
@@ -104,6 +110,10 @@ impl Source for View<'_> {
 
     fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, heed::Error> {
         Ok(self.bytes(seq)?.map(Cow::Borrowed))
+    }
+
+    fn shows_all(&self) -> bool {
+        true
     }
 }
 

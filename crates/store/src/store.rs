@@ -12,7 +12,7 @@ use std::{
 
 use event::{EventId, Filter, Packed, Timestamp};
 use heed::{Env, WithoutTls};
-use index::{Found, Reader, Scan, Seq, Source, Take};
+use index::{Reader, Scan, Seq, Source};
 use tokio::sync::watch;
 
 use crate::{
@@ -232,12 +232,13 @@ impl Store {
 
     /// How many events match one of the filters, as NIP-45 asks. Each filter counts up to its limit.
     pub fn count(&self, filters: &[Filter]) -> Result<u64, ReadError> {
-        let mut scan = Scan::new(filters);
-        let mut counter = Counter { count: 0, until: Instant::now() };
+        let (mut scan, mut total) = (Scan::new(filters), 0);
         loop {
-            counter.until = Instant::now() + COUNT_PAGE_TIME;
-            if self.page(&mut scan, &mut counter)? {
-                return Ok(counter.count);
+            let until = Instant::now() + COUNT_PAGE_TIME;
+            let (count, is_done) = scan.count(&self.snapshot()?, || Instant::now() < until)?;
+            total += count;
+            if is_done {
+                return Ok(total);
             }
         }
     }
@@ -311,22 +312,6 @@ impl Store {
 
     fn snapshot(&self) -> Result<Snapshot<'_>, ReadError> {
         Ok(Snapshot::open(&self.inner.environment, &self.inner.databases, (self.inner.clock)())?)
-    }
-}
-
-struct Counter {
-    count: u64,
-    until: Instant,
-}
-
-impl Reader for Counter {
-    fn take(&mut self, _: Found<'_>) -> Take {
-        self.count += 1;
-        Take::More
-    }
-
-    fn may_go_on(&mut self) -> bool {
-        Instant::now() < self.until
     }
 }
 

@@ -76,10 +76,9 @@ fn get(events: &Visible<'_>, id: &EventId, encoding: Encoding) -> Option<EventBy
 
 pub fn count(state: &State, filters: Vec<interface::Filter>) -> Result<Count, ReadError> {
     check_reader(state)?;
-    let mut tally = Tally(0);
-    let Ok(complete) =
-        Scan::new(&filters_of(filters)?).page(&state.events.visible(runtime::now()), &mut tally);
-    Ok(Count { count: tally.0, complete })
+    let mut scan = Scan::new(&filters_of(filters)?);
+    let Ok((count, complete)) = scan.count(&state.events.visible(runtime::now()), is_time_to_read);
+    Ok(Count { count, complete })
 }
 
 pub fn filters_of(filters: Vec<interface::Filter>) -> Result<Vec<Filter>, ReadError> {
@@ -107,20 +106,6 @@ impl Reader for Page {
             return Take::NotThis;
         }
         self.events.push(event);
-        Take::More
-    }
-
-    fn may_go_on(&mut self) -> bool {
-        is_time_to_read()
-    }
-}
-
-/// Only counts them.
-struct Tally(u64);
-
-impl Reader for Tally {
-    fn take(&mut self, _: Found<'_>) -> Take {
-        self.0 += 1;
         Take::More
     }
 
