@@ -165,14 +165,14 @@ impl Table {
 
     /// Gives an event to all who want it; one without a seq is stored nowhere.
     fn hand_out(&mut self, seq: Option<Seq>, event: &Packed<'_>) {
-        let mut json: Option<String> = None;
+        let mut json: Option<Arc<str>> = None;
         let mut full = Vec::new();
         for (slot, subscriber) in self.subscriptions.wanting(event) {
             if seq.is_some_and(|seq| seq < subscriber.from) {
                 continue;
             }
-            let json = json.get_or_insert_with(|| wire::json_of(event));
-            let frame = Frame::Text(wire::event(&subscriber.id, json));
+            let json = json.get_or_insert_with(|| wire::json_of(event).into());
+            let frame = Frame::Live(subscriber.id.clone(), json.clone());
             if subscriber.frames.try_send(frame).is_err() {
                 full.push(slot);
             }

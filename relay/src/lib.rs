@@ -20,6 +20,7 @@ mod metrics;
 mod nip11;
 mod outbox;
 mod poll;
+mod reads;
 mod refusals;
 mod server;
 mod session;
@@ -50,6 +51,7 @@ use crate::{
     metrics::Metrics,
     outbox::Outbox,
     poll::Poll,
+    reads::Reads,
     refusals::Refusals,
     verifier::Verifier,
 };
@@ -59,6 +61,7 @@ pub(crate) struct Relay {
     pub config: Config,
     pub identity: Identity,
     pub store: Store,
+    pub reads: Reads,
     pub delta: Delta,
     pub ingest: Ingest,
     pub metrics: Arc<Metrics>,
@@ -135,7 +138,8 @@ pub async fn run(
         delta: delta.clone(),
         metrics: metrics.clone(),
     };
-    let relay = Arc::new(Relay { config, identity, store, delta, ingest, metrics });
+    let reads = Reads::new(store.clone());
+    let relay = Arc::new(Relay { config, identity, store, reads, delta, ingest, metrics });
     if let Some(listener) = listeners.metrics {
         tasks.spawn(server::serve_metrics(listener, relay.clone(), stop.clone()));
     }

@@ -206,7 +206,7 @@ impl Session {
         let streamer = Streamer {
             id: id.clone(),
             filters: self.relay.clamp(filters),
-            store: self.relay.store.clone(),
+            reads: self.relay.reads.clone(),
             delta: self.relay.delta.clone(),
             frames: self.frames.clone(),
             metrics: self.relay.metrics.clone(),

@@ -8,26 +8,27 @@ use std::{ops::ControlFlow, sync::Arc, time::Instant};
 
 use event::{Filter, Packed};
 use index::{Found, Matcher, Reader, Scan, Take};
-use store::{ReadError, Seq, Store};
+use store::{ReadError, Seq};
 use tokio::sync::mpsc;
 use tracing::error;
 
 use crate::{
     delta::Delta,
     metrics::Metrics,
+    reads::{Deadline, Reads, Turn},
     wire::{self, Frame, SubscriptionId},
 };
 
 /// How much of a subscription's answer is read ahead of a slow client, in bytes of JSON.
 const PAGE_BYTES_MAX: usize = 256 * 1024;
 /// The same in events.
-const PAGE_EVENTS_MAX: usize = 128;
+const PAGE_EVENTS_MAX: usize = 512;
 
 /// What a subscription is made of.
 pub struct Streamer {
     pub id: SubscriptionId,
     pub filters: Vec<Filter>,
-    pub store: Store,
+    pub reads: Reads,
     pub delta: Delta,
     pub frames: mpsc::Sender<Frame>,
     pub metrics: Arc<Metrics>,
@@ -60,7 +61,7 @@ impl Streamer {
     }
 
     async fn stream(self: Arc<Self>) -> Result<std::convert::Infallible, End> {
-        let horizon = *self.store.follow().borrow();
+        let horizon = self.reads.horizon();
         self.send_stored(horizon).await?;
         self.send(wire::eose(&self.id)).await?;
         let mut delivered = horizon;
@@ -75,23 +76,23 @@ impl Streamer {
     /// Everything stored before `horizon`, newest first.
     async fn send_stored(self: &Arc<Self>, horizon: Seq) -> Result<(), End> {
         let Some(newest) = horizon.0.checked_sub(1) else { return Ok(()) };
-        let mut cursor = Scan::new(&self.filters).cursor();
+        let mut scan = Scan::new(&self.filters).up_to(Seq(newest));
+        let mut turn = Turn::First;
         loop {
-            let this = self.clone();
-            let (page, is_done, behind_page) = read(move || {
-                let mut scan = Scan::resume(&this.filters, &cursor).up_to(Seq(newest));
-                let mut page = Page::default();
+            let metrics = self.metrics.clone();
+            let read = self.reads.read(turn, move |store, deadline| {
+                let mut page = Page::new(deadline);
                 let started = Instant::now();
-                let is_done = this.store.page(&mut scan, &mut page)?;
-                this.metrics.query_page_seconds.observe(started.elapsed().as_secs_f64());
-                Ok((page.events, is_done, scan.cursor()))
-            })
-            .await?;
+                let is_done = store.page(&mut scan, &mut page)?;
+                metrics.query_page_seconds.observe(started.elapsed().as_secs_f64());
+                Ok((page.events, is_done, scan))
+            });
+            let (page, is_done, behind_page) = read.await.ok_or(End::Gone)??;
             self.send_events(page).await?;
             if is_done {
                 return Ok(());
             }
-            cursor = behind_page;
+            (scan, turn) = (behind_page, Turn::Further);
         }
     }
 
@@ -99,18 +100,19 @@ impl Streamer {
     /// Returns how far it came.
     async fn send_between(self: &Arc<Self>, from: Seq, to: Seq) -> Result<Seq, End> {
         let this = self.clone();
-        let (page, reached) = read(move || {
+        let read = self.reads.read(Turn::First, move |store, deadline| {
             let matchers: Vec<Matcher> = this.filters.iter().map(Matcher::new).collect();
-            let mut page = Page::default();
-            let reached = this.store.since(from, to, |_, event| {
+            let mut page = Page::new(deadline);
+            let reached = store.since(from, to, |_, event| {
                 if matchers.iter().any(|matcher| matcher.matches(event)) {
                     page.push(event);
                 }
-                if page.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                let is_over = page.is_full() || deadline.is_over();
+                if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })?;
             Ok((page.events, reached))
-        })
-        .await?;
+        });
+        let (page, reached) = read.await.ok_or(End::Gone)??;
         self.send_events(page).await?;
         Ok(reached)
     }
@@ -128,25 +130,18 @@ impl Streamer {
     }
 }
 
-/// Reads L1 where a page that has to come from the disk holds nobody up.
-async fn read<T: Send + 'static>(
-    read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
-) -> Result<T, End> {
-    match tokio::task::spawn_blocking(read).await {
-        Ok(read) => Ok(read?),
-        // The runtime is shutting down, and the session with it.
-        Err(_) => Err(End::Gone),
-    }
-}
-
 /// A page of events as JSON.
-#[derive(Default)]
 struct Page {
     events: Vec<String>,
     bytes: usize,
+    deadline: Deadline,
 }
 
 impl Page {
+    fn new(deadline: Deadline) -> Page {
+        Page { events: Vec::new(), bytes: 0, deadline }
+    }
+
     fn push(&mut self, event: &Packed<'_>) {
         let json = wire::json_of(event);
         self.bytes += json.len();
@@ -162,5 +157,9 @@ impl Reader for Page {
     fn take(&mut self, found: Found<'_>) -> Take {
         self.push(&found.event());
         if self.is_full() { Take::Last } else { Take::More }
+    }
+
+    fn may_go_on(&mut self) -> bool {
+        !self.deadline.is_over()
     }
 }

@@ -1,6 +1,6 @@
 //! Frames of the websocket (NIP-01): what clients say, read strictly, and what the relay answers.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use event::{EventId, Filter, Packed};
 use serde::{
@@ -18,12 +18,12 @@ const SUBSCRIPTION_ID_CHARS_MAX: usize = 64;
 
 /// A client's name for one of its subscriptions: 1 to 64 characters, its own on each connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SubscriptionId(String);
+pub struct SubscriptionId(Arc<str>);
 
 impl SubscriptionId {
     pub fn new(text: String) -> Option<SubscriptionId> {
         let is_valid = (1..=SUBSCRIPTION_ID_CHARS_MAX).contains(&text.chars().count());
-        is_valid.then_some(SubscriptionId(text))
+        is_valid.then(|| SubscriptionId(text.into()))
     }
 }
 
@@ -121,6 +121,8 @@ fn read_req<'a>(id: &RawValue, filters: &[&RawValue]) -> Result<ClientMessage<'a
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     Text(String),
+    /// A live event: its JSON is that of all who get it, and is put into a frame only when it is sent.
+    Live(SubscriptionId, Arc<str>),
     Ping,
     Pong(Vec<u8>),
     /// The end, with a code of RFC 6455 and a reason.
@@ -131,6 +133,7 @@ impl From<Frame> for Message {
     fn from(frame: Frame) -> Message {
         match frame {
             Frame::Text(text) => Message::text(text),
+            Frame::Live(id, json) => Message::text(event(&id, &json)),
             Frame::Ping => Message::ping(Vec::new()),
             Frame::Pong(payload) => Message::pong(payload),
             Frame::Bye(code, reason) => Message::close_with(code, reason),
@@ -170,7 +173,7 @@ pub fn notice(message: &str) -> String {
     format!("[\"NOTICE\",{}]", quoted(message))
 }
 
-/// `["EVENT", id, event]`, around an event that was serialised once for all who get it.
+/// `["EVENT", id, event]`
 pub fn event(id: &SubscriptionId, json: &str) -> String {
     let id = quoted(&id.0);
     let mut frame = String::with_capacity(12 + id.len() + json.len());
@@ -227,7 +230,7 @@ mod tests {
     #[test]
     fn a_refused_subscription_keeps_its_name() {
         let refusal = ClientMessage::read("[\"REQ\",\"mine\",{\"ids\":[\"ab\"]}]").unwrap_err();
-        assert!(matches!(refusal, Misread::Req { id, .. } if id.0 == "mine"));
+        assert!(matches!(refusal, Misread::Req { id, .. } if &*id.0 == "mine"));
     }
 
     #[test]

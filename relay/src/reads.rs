@@ -1,0 +1,103 @@
+//! Turns at reading L1: how many reads are under way at once, and who comes next.
+//!
+//! A page ends after [`PAGE_TIME`], and its reader queues again for the next. Questions that are new
+//! have turns of their own: a light one, which has but one page, never waits behind the pages of heavy
+//! ones. It only shares the processor with them.
+
+use std::{
+    sync::Arc,
+    thread::available_parallelism,
+    time::{Duration, Instant},
+};
+
+use store::{ReadError, Seq, Store};
+use tokio::sync::Semaphore;
+
+/// After this a page ends with what it has.
+const PAGE_TIME: Duration = Duration::from_millis(10);
+
+/// L1, for as many readers at once as there are cores.
+#[derive(Clone)]
+pub struct Reads {
+    store: Store,
+    first: Arc<Semaphore>,
+    further: Arc<Semaphore>,
+}
+
+/// Which page a reader wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Its first: what it asks may be light.
+    First,
+    /// Another: it is known to be heavy.
+    Further,
+}
+
+/// When a page has to end.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    pub fn is_over(&self) -> bool {
+        Instant::now() >= self.0
+    }
+}
+
+impl Reads {
+    pub fn new(store: Store) -> Reads {
+        let cores = available_parallelism().map_or(1, |cores| cores.get());
+        let turns = || Arc::new(Semaphore::new(cores));
+        Reads { store, first: turns(), further: turns() }
+    }
+
+    /// The place that the next event of L1 will get.
+    pub fn horizon(&self) -> Seq {
+        self.store.next_seq()
+    }
+
+    /// Waits for a turn, first come, first served, and reads where a page that has to come from the disk
+    /// holds nobody up. None: the runtime is shutting down.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        turn: Turn,
+        read: impl FnOnce(&Store, Deadline) -> Result<T, ReadError> + Send + 'static,
+    ) -> Option<Result<T, ReadError>> {
+        let turns = match turn {
+            Turn::First => &self.first,
+            Turn::Further => &self.further,
+        };
+        let permit = turns.clone().acquire_owned().await.ok()?;
+        let store = self.store.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            // Held by the read itself: it goes on when who asked for it is gone.
+            let _permit = permit;
+            read(&store, Deadline(Instant::now() + PAGE_TIME))
+        });
+        reading.await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use store::Options;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_new_question_does_not_wait_for_the_pages_of_heavy_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _writer) = Store::open(folder.path(), Options::default()).unwrap();
+        let reads = Reads::new(store);
+        let taken = reads.further.available_permits() as u32;
+        let heavy = reads.further.clone().acquire_many_owned(taken).await.unwrap();
+        let further = tokio::spawn({
+            let reads = reads.clone();
+            async move { reads.read(Turn::Further, |_, _| Ok("further")).await }
+        });
+        let first = reads.read(Turn::First, |store, _| Ok(store.next_seq())).await;
+        assert_eq!(first.unwrap().unwrap(), Seq(0));
+        assert!(!further.is_finished());
+        drop(heavy);
+        assert_eq!(further.await.unwrap().unwrap().unwrap(), "further");
+    }
+}
