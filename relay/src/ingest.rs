@@ -8,7 +8,6 @@ use std::{fmt, sync::Arc};
 use event::{Class, Event, EventId, Invalid, Timestamp, Verified, stated_id, verify};
 use store::{Origin, Outcome, Store, WriteError, Writer};
 use tokio::sync::watch;
-use tracing::warn;
 
 use crate::{
     clock,
@@ -197,12 +196,9 @@ impl Admission {
         checked.map_or_else(|refusal| Examined::Refused(Some(id), refusal), Examined::New)
     }
 
-    /// Whoever cannot read L1 asks the writer, which will say what is wrong with it.
+    /// If L1 cannot be read, the writer will know, and say what is wrong with it.
     fn is_held(&self, id: &EventId) -> bool {
-        self.store.contains(id).unwrap_or_else(|error| {
-            warn!(%error, "L1 cannot be asked for an id");
-            false
-        })
+        self.store.contains(id).unwrap_or(false)
     }
 
     fn admit(&self, event: &Event, now: Timestamp) -> Result<(), Rejection> {

@@ -33,7 +33,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use event::Filter;
-use store::{Options, ReadError, Store, Writer};
+use store::{Options, Store, Writer};
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
@@ -79,9 +79,14 @@ impl Relay {
     }
 
     /// The metrics, with what is not counted along. It reads L1.
-    pub fn scrape(&self) -> Result<String, ReadError> {
+    pub fn scrape(&self) -> String {
         self.metrics.verify_queue.set(self.ingest.verifier.waiting() as i64);
-        Ok(self.metrics.text(&self.store.stats()?))
+        match self.store.stats() {
+            Ok(stats) => self.metrics.note_store(&stats),
+            // All the more somebody should see the others.
+            Err(error) => warn!(%error, "L1 cannot be read for the metrics"),
+        }
+        self.metrics.text()
     }
 }
 

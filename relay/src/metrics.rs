@@ -60,12 +60,15 @@ impl Metrics {
         self.events.get_or_create(&[("outcome", outcome)]).inc();
     }
 
-    /// Everything, as OpenMetrics text.
-    pub fn text(&self, store: &Stats) -> String {
+    pub fn note_store(&self, store: &Stats) {
         self.store_events.set(store.events as i64);
         self.store_bytes.set(store.bytes_on_disk as i64);
         self.outbox_rows.set(store.outbox as i64);
         self.aside_rows.set(store.aside as i64);
+    }
+
+    /// Everything, as OpenMetrics text.
+    pub fn text(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a string takes every text");
         text

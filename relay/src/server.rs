@@ -41,10 +41,9 @@ pub async fn serve_metrics(listener: TcpListener, relay: Arc<Relay>, stop: Cance
 }
 
 async fn metrics(relay: Arc<Relay>) -> Response {
-    let text = tokio::task::spawn_blocking(move || relay.scrape()).await;
-    match text {
-        Ok(Ok(text)) => with_header(text, header::CONTENT_TYPE, OPEN_METRICS).into_response(),
-        _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    match tokio::task::spawn_blocking(move || relay.scrape()).await {
+        Ok(text) => with_header(text, header::CONTENT_TYPE, OPEN_METRICS).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 

@@ -24,6 +24,8 @@ pub struct RelayOptions {
     pub poll_interval: Option<Duration>,
     /// Further words of its command line.
     pub more: Vec<String>,
+    /// Further variables of its environment.
+    pub environment: Vec<(String, String)>,
     pub echo: Echo,
 }
 
@@ -40,6 +42,7 @@ impl RelayOptions {
             command.args(["--poll-interval", &interval.as_secs_f64().to_string()]);
         }
         command.args(&self.more);
+        command.envs(self.environment.iter().cloned());
         command
     }
 }
@@ -48,6 +51,8 @@ impl RelayOptions {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Listening {
     pub address: String,
+    /// Where Prometheus is answered, if anywhere.
+    pub metrics: Option<String>,
     pub public_key: String,
     pub principal: Option<Principal>,
 }

@@ -217,6 +217,7 @@ impl Parts {
             gateway: ic.gateway(),
             poll_interval: None,
             more: Vec::new(),
+            environment: Vec::new(),
             echo: Echo::Prefixed,
         };
         self.relays.push(RelayProcess::start(artifacts, options).await?);

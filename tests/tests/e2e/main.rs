@@ -13,6 +13,7 @@
 mod backup;
 mod canister;
 mod deploy;
+mod durability;
 mod events;
 mod feed;
 mod figures;

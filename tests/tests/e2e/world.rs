@@ -125,6 +125,7 @@ impl World {
             gateway: self.ic.gateway(),
             poll_interval: Some(POLL_INTERVAL),
             more: Vec::new(),
+            environment: Vec::new(),
             echo: Echo::OnPanic,
         }
     }

@@ -18,6 +18,7 @@ const ROLE: &str = "AQUIFER_STORE_TEST_ROLE";
 const FOLDER: &str = "AQUIFER_STORE_TEST_FOLDER";
 const ATTEMPT: &str = "AQUIFER_STORE_TEST_ATTEMPT";
 
+/// `TEST_KILLS` in the environment says otherwise.
 const KILLS: u64 = 20;
 const WRITERS: u8 = 8;
 
@@ -102,7 +103,7 @@ fn all_that_was_acknowledged_survives_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let mut acked: BTreeMap<Seq, EventId> = BTreeMap::new();
     let mut paged = 0;
-    for attempt in 0..KILLS {
+    for attempt in 0..env::var("TEST_KILLS").map_or(KILLS, |count| count.parse().unwrap()) {
         let mut child = spawn("write", folder.path(), attempt);
         let patience = 1 + attempt * 37 % 150;
         let mut seen = 0;
