@@ -11,7 +11,7 @@ use std::{
 };
 
 use heed::{Env, EnvOpenOptions, RoTxn, WithoutTls};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::databases::DATABASES;
 
@@ -60,7 +60,8 @@ impl Environment {
     ) -> Result<Environment, heed::Error> {
         let bytes_max = whole_steps(bytes_max);
         let mut map_bytes = whole_steps(map_bytes).min(bytes_max);
-        while map_bytes > MAP_BYTES_MIN && !has_address_space(map_bytes) {
+        // The process needs some for itself.
+        while map_bytes > MAP_BYTES_MIN && !has_address_space(map_bytes.saturating_mul(2)) {
             map_bytes = whole_steps(map_bytes / 2);
         }
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
@@ -97,7 +98,6 @@ impl Environment {
         // LMDB gives the old map up before it asks for the new one, and would have none at all if that
         // failed. What fits beside the old one also fits in its place.
         if !has_address_space(bytes) {
-            warn!(bytes, "there is no address space for a larger map");
             return Err(CannotGrow::AddressSpace);
         }
         // SAFETY: no transaction is open: readers hold the lock, and the one writer is here.

@@ -14,11 +14,12 @@ use event::Verified;
 use heed::MdbError;
 use index::Seq;
 use tokio::sync::{mpsc, oneshot};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     Batch,
     change::{Change, Layer2Change, New, NewChange, Origin, Outcome, Settlement},
+    environment::CannotGrow,
     store::Inner,
 };
 
@@ -277,7 +278,11 @@ impl Loop {
     }
 
     fn has_grown(&self) -> bool {
-        self.inner.environment.grow().is_ok()
+        let grown = self.inner.environment.grow();
+        if let (Err(CannotGrow::AddressSpace), false) = (&grown, self.is_full) {
+            warn!("the process gets no address space for a larger map");
+        }
+        grown.is_ok()
     }
 
     fn judge(&self, cause: &heed::Error) -> WriteError {

@@ -33,6 +33,7 @@ fn child() {
         "write" => write_until_killed(folder, env::var(ATTEMPT).unwrap().parse().unwrap()),
         "open" => println!("{}", Store::open(folder, options()).err().unwrap()),
         "break" => break_the_disk(folder),
+        "cramp" => fill_the_address_space(folder),
         other => panic!("no such role: {other}"),
     }
 }
@@ -163,14 +164,62 @@ fn a_second_process_is_refused() {
 
 /// How far files may be written. Beyond it the kernel refuses, and does not kill us.
 fn limit_files(bytes: libc::rlim_t) {
+    // SAFETY: a plain system call on this process, which runs nothing else.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    limit(libc::RLIMIT_FSIZE, bytes);
+}
+
+fn limit(what: libc::__rlimit_resource_t, bytes: libc::rlim_t) {
     // SAFETY: plain system calls on this process, which runs nothing else.
     unsafe {
-        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         let mut limit = std::mem::zeroed();
-        assert_eq!(libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit), 0);
+        assert_eq!(libc::getrlimit(what, &mut limit), 0);
         limit.rlim_cur = bytes.min(limit.rlim_max);
-        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
+        assert_eq!(libc::setrlimit(what, &limit), 0);
     }
+}
+
+/// From now on the process can map so much more than it has.
+fn limit_address_space(more: u64) {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
+    // SAFETY: a question.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
+    limit(libc::RLIMIT_AS, pages * page + more);
+}
+
+fn fill_the_address_space(folder: &Path) {
+    // Not the 64 GiB that it would like to have.
+    limit_address_space(1 << 30);
+    drop(open(folder));
+    limit_address_space(128 << 20);
+    let small = Options { map_bytes: 48 << 20, ..options() };
+    let (store, writer) = Store::open(folder, small).unwrap();
+    Builder::new_current_thread().build().unwrap().block_on(async {
+        let large = |number: u64| note(&format!("{number}{}", "x".repeat(1_000_000)));
+        let mut held = Vec::new();
+        let cause = loop {
+            let event = large(held.len() as u64);
+            match writer.put(event.clone(), Origin::Client).await {
+                Ok(_) => held.push((Seq(held.len() as u64), event.id)),
+                Err(cause) => break cause,
+            }
+        };
+        assert_eq!(cause, WriteError::Full);
+        assert!(held.len() > 30, "{}", held.len());
+        assert_eq!(all(&store), held);
+        limit(libc::RLIMIT_AS, libc::RLIM_INFINITY);
+        let outcome = writer.put(large(99), Origin::Client).await.unwrap();
+        assert!(matches!(outcome, Outcome::Saved(_)));
+        writer.stop().await;
+    });
+    println!("it got by");
+}
+
+#[test]
+fn a_store_makes_do_with_the_address_space_there_is() {
+    let folder = folder();
+    assert!(all_that_says("cramp", folder.path()).contains(&"it got by".to_owned()));
 }
 
 fn break_the_disk(folder: &Path) {
