@@ -8,6 +8,12 @@
 //! Numbers are LEB128 varints. Ids and keys are most of what tags hold, hence the one special case.
 //! An event has exactly one packed form: [`Packed::parse`] refuses any other way to write it, so
 //! equal events are equal bytes.
+//!
+//! A *stub* is what a cache keeps of an event whose body it gave up: all that filters and rules look
+//! at, and nothing else. It never leaves the store that made it, so [`Packed::parse`] refuses it.
+//! ```text
+//! version 2 | id 32 | pubkey 32 | created_at | kind | tag count | tags with name and first value only
+//! ```
 
 use crate::{
     Event, EventId, Kind, PublicKey, Signature, Tag, TagName, Timestamp, json, model::bytes_of_hex,
@@ -15,11 +21,14 @@ use crate::{
 
 /// The first byte of this version of the form. JSON starts with `{`, so one byte tells them apart.
 pub const VERSION: u8 = 1;
+/// The first byte of a stub.
+const STUB_VERSION: u8 = 2;
 
 const ID: usize = 1;
 const PUBKEY: usize = ID + 32;
 const SIG: usize = PUBKEY + 32;
 const HEAD: usize = SIG + 64;
+const STUB_HEAD: usize = SIG;
 const HEX_VALUE: u64 = 1;
 
 /// Why bytes are not a packed event.
@@ -73,6 +82,19 @@ impl Value<'_> {
             Value::Hex(own) => hex::encode(own),
         }
     }
+
+    fn write(self, out: &mut Vec<u8>) {
+        match self {
+            Value::Hex(bytes) => {
+                write_number(out, HEX_VALUE);
+                out.extend_from_slice(bytes);
+            }
+            Value::Text(text) => {
+                write_number(out, 2 * text.len() as u64);
+                out.extend_from_slice(text.as_bytes());
+            }
+        }
+    }
 }
 
 impl Event {
@@ -99,6 +121,9 @@ impl Event {
 impl<'a> Packed<'a> {
     /// Reads bytes from anywhere, and checks every one of them.
     pub fn parse(bytes: &'a [u8]) -> Result<Packed<'a>, PackedError> {
+        if bytes.first() == Some(&STUB_VERSION) {
+            return Err(PackedError::Version(STUB_VERSION));
+        }
         let packed = Packed::trusted(bytes)?;
         let mut rest = Reader { bytes, at: packed.tags_at };
         for _ in 0..rest.number()? {
@@ -114,18 +139,20 @@ impl<'a> Packed<'a> {
         }
     }
 
-    /// Reads bytes that [`Packed::parse`] or [`Event::pack`] vouched for before they were stored;
-    /// only the head is looked at. Damaged bytes never panic: they look like fewer tags or no content.
+    /// Reads bytes that [`Packed::parse`] or [`Event::pack`] vouched for before they were stored, or
+    /// a stub; only the head is looked at. Damaged bytes never panic: they look like fewer tags or no
+    /// content.
     pub fn trusted(bytes: &'a [u8]) -> Result<Packed<'a>, PackedError> {
-        match bytes.first() {
-            Some(&VERSION) => {}
+        let head = match bytes.first() {
+            Some(&VERSION) => HEAD,
+            Some(&STUB_VERSION) => STUB_HEAD,
             Some(&other) => return Err(PackedError::Version(other)),
             None => return Err(PackedError::Truncated),
-        }
-        if bytes.len() < HEAD {
+        };
+        if bytes.len() < head {
             return Err(PackedError::Truncated);
         }
-        let mut rest = Reader { bytes, at: HEAD };
+        let mut rest = Reader { bytes, at: head };
         let created_at = Timestamp(rest.number()?);
         let kind = Kind(rest.number()?.try_into().map_err(|_| PackedError::Number)?);
         Ok(Packed { bytes, created_at, kind, tags_at: rest.at })
@@ -144,8 +171,38 @@ impl<'a> Packed<'a> {
         PublicKey(self.array(PUBKEY))
     }
 
+    /// A stub has none, and gives zeros.
     pub fn sig(&self) -> Signature {
-        Signature(self.array(SIG))
+        if self.is_stub() { Signature([0; 64]) } else { Signature(self.array(SIG)) }
+    }
+
+    /// Whether the body is gone: then there is no signature, no content, and of the tags just what
+    /// filters and rules look at. Whoever hands events on asks this first.
+    pub fn is_stub(&self) -> bool {
+        self.bytes[0] == STUB_VERSION
+    }
+
+    /// What remains of the event without its body: the single-letter tags, for filters and the rules
+    /// of versions and deletions, and when it expires. A tag without a value stays too, since the
+    /// first `d` tag counts even when it is empty.
+    pub fn to_stub(&self) -> Vec<u8> {
+        let matters = |tag: &Values<'a>| match tag.clone().next() {
+            Some(Value::Text("expiration")) => true,
+            Some(Value::Text(name)) => TagName::new(name).is_some(),
+            _ => false,
+        };
+        let tags: Vec<Values<'a>> = self.tags().filter(matters).collect();
+        let mut out = Vec::with_capacity(STUB_HEAD + 16 + 40 * tags.len());
+        out.push(STUB_VERSION);
+        out.extend_from_slice(&self.bytes[ID..STUB_HEAD]);
+        write_number(&mut out, self.created_at.0);
+        write_number(&mut out, self.kind.0.into());
+        write_number(&mut out, tags.len() as u64);
+        for tag in tags {
+            write_number(&mut out, tag.left.min(2));
+            tag.take(2).for_each(|value| value.write(&mut out));
+        }
+        out
     }
 
     pub fn created_at(&self) -> Timestamp {
@@ -191,6 +248,7 @@ impl<'a> Packed<'a> {
 
     /// Appends the event as one line of NIP-01 JSON: what [`Event::to_json`] writes.
     pub fn write_json(&self, out: &mut Vec<u8>) {
+        debug_assert!(!self.is_stub(), "a stub is no event to show");
         json::write_head(out, &self.id(), &self.pubkey(), self.created_at, self.kind);
         let mut tags = self.tags();
         json::write_list(out, tags.by_ref(), |out, tag| {
@@ -254,14 +312,8 @@ impl<'a> Iterator for Values<'a> {
 
 fn write_value(out: &mut Vec<u8>, value: &str) {
     match bytes_of_hex::<32>(value) {
-        Ok(bytes) => {
-            write_number(out, HEX_VALUE);
-            out.extend_from_slice(&bytes);
-        }
-        Err(_) => {
-            write_number(out, 2 * value.len() as u64);
-            out.extend_from_slice(value.as_bytes());
-        }
+        Ok(bytes) => Value::Hex(&bytes).write(out),
+        Err(_) => Value::Text(value).write(out),
     }
 }
 

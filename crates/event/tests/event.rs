@@ -1,8 +1,8 @@
 //! Events as written forms: JSON to packed and back, ids, signatures, and what is refused.
 
 use event::{
-    Event, EventId, Filter, Kind, Packed, PackedError, Signature, Tag, Timestamp, packed,
-    rules::{Effects, Held, Holdings, Verdict, judge},
+    Event, EventId, Filter, Kind, Packed, PackedError, Signature, Tag, TagName, Timestamp, packed,
+    rules::{self, Effects, Held, Holdings, Verdict, judge},
     twin::{self, Author},
     verify,
 };
@@ -20,6 +20,14 @@ const GOLDEN_V1: &str = "01\
     02026501abababababababababababababababababababababababababababababababab\
     03027404c3bc0000\
     0568656c6c6f";
+
+/// The stub of the same event: caches are full of them.
+const GOLDEN_STUB: &str = "02\
+    1111111111111111111111111111111111111111111111111111111111111111\
+    2222222222222222222222222222222222222222222222222222222222222222\
+    80a0d0b9060102\
+    02026501abababababababababababababababababababababababababababababababab\
+    02027404c3bc";
 
 fn golden_event() -> Event {
     Event {
@@ -43,6 +51,17 @@ fn packed_bytes_of_version_1_never_change() {
     assert_eq!(golden, GOLDEN_V1);
     let bytes = hex::decode(GOLDEN_V1).unwrap();
     assert_eq!(Packed::parse(&bytes).unwrap().unpack(), golden_event());
+}
+
+#[test]
+fn the_bytes_of_stubs_never_change() {
+    let packed = golden_event().pack();
+    let stub = Packed::parse(&packed).unwrap().to_stub();
+    assert_eq!(hex::encode(&stub), GOLDEN_STUB);
+    let stub = Packed::trusted(&stub).unwrap();
+    assert!(stub.is_stub());
+    assert_eq!((stub.content(), stub.sig()), ("", Signature([0; 64])));
+    check_not_packed(stub.as_bytes(), PackedError::Version(2));
 }
 
 #[test]
@@ -253,6 +272,22 @@ proptest! {
         view.write_json(&mut written);
         prop_assert_eq!(String::from_utf8(written).unwrap(), json);
         prop_assert_eq!(view.unpack().pack(), packed);
+    }
+
+    #[test]
+    fn a_stub_is_found_expires_and_is_replaced_as_its_event_is(event in twin::event()) {
+        let packed = event.pack();
+        let whole = Packed::parse(&packed).unwrap();
+        let stub = whole.to_stub();
+        let stub = Packed::trusted(&stub).unwrap();
+        prop_assert!(!whole.is_stub() && stub.is_stub());
+        prop_assert_eq!(stub.id(), event.id);
+        prop_assert_eq!(stub.unpack().address(), event.address());
+        prop_assert_eq!(rules::expiration(&stub), event.expiration());
+        for letter in ["d", "E", "p", "t"].map(|letter| TagName::new(letter).unwrap()) {
+            prop_assert!(stub.values_of(letter).eq(whole.values_of(letter)));
+        }
+        prop_assert_eq!(stub.to_stub(), stub.as_bytes());
     }
 
     #[test]
