@@ -10,15 +10,22 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::{Context, bail, ensure};
 use candid::Principal;
 use clap::{Args, ValueEnum};
+use event::Kind;
 use figment::{
     Figment,
     providers::{Env, Format, Serialized, Toml},
 };
 use serde::{Deserialize, Serialize};
+use store::Policy;
 use url::Url;
 
 /// The API gateway of the Internet Computer's mainnet.
 const GATEWAY_DEFAULT: &str = "https://icp-api.io";
+
+/// A smaller store than this holds little but its own structure.
+const CACHE_BYTES_MIN: u64 = 8 << 20;
+/// Profiles, contacts and relay lists: every client asks for them all the time.
+const PROTECTED_KINDS: [u16; 3] = [0, 3, 10_002];
 
 /// Settings as written. Every one has a flag, a key in the file (with `_` for `-`), and a variable
 /// (`AQUIFER_` and the key in capitals).
@@ -130,6 +137,37 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     limit_default: Option<u64>,
 
+    /// Bytes that the store of events may take of the disk; what was not asked for the longest time goes
+    /// [default: no limit]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_bytes_max: Option<u64>,
+
+    /// Per cent of that limit at which garbage is collected [default: 80]
+    #[arg(long, value_name = "PERCENT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_high_percent: Option<u8>,
+
+    /// Per cent of that limit down to which it is [default: 70]
+    #[arg(long, value_name = "PERCENT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_low_percent: Option<u8>,
+
+    /// Seconds between two looks whether garbage has to be collected [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gc_interval: Option<f64>,
+
+    /// Kinds that are given up last, beside 0, 3 and 10002
+    #[arg(long, value_name = "KINDS", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protected_kinds: Option<Vec<u16>>,
+
+    /// Seconds that an answer waits for bodies that only the canister holds [default: 2]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    l2_timeout: Option<f64>,
+
     /// What to log, as `info` or `aquifer=debug,warn` [default: info]
     #[arg(long, value_name = "FILTER")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -169,6 +207,10 @@ pub struct Config {
     pub data: PathBuf,
     pub layer2: Option<Layer2Config>,
     pub poll_interval: Duration,
+    /// How long an answer waits for L2.
+    pub layer2_timeout: Duration,
+    /// None: L1 may take the whole disk.
+    pub cache: Option<CacheConfig>,
     pub not_granted: NotGranted,
     pub about: About,
     pub limits: Limits,
@@ -182,6 +224,29 @@ pub struct Layer2Config {
     pub canister: Principal,
     pub gateway: Url,
     pub fetch_root_key: bool,
+}
+
+/// What L1 may take of the disk, and how it is kept to that.
+#[derive(Clone, Debug)]
+pub struct CacheConfig {
+    pub bytes_max: u64,
+    pub high_percent: u8,
+    pub low_percent: u8,
+    pub gc_interval: Duration,
+    pub protected_kinds: Vec<Kind>,
+}
+
+impl CacheConfig {
+    /// How the store is collected.
+    pub fn policy(&self, has_layer2: bool) -> Policy {
+        Policy {
+            bytes_max: self.bytes_max,
+            high_percent: self.high_percent,
+            low_percent: self.low_percent,
+            protected_kinds: self.protected_kinds.clone(),
+            has_layer2,
+        }
+    }
 }
 
 /// What NIP-11 tells people.
@@ -242,6 +307,8 @@ impl Settings {
         let data = self.data();
         let layer2 = self.layer2()?;
         let poll_interval = self.poll_interval()?;
+        let layer2_timeout = seconds("l2-timeout", self.l2_timeout.unwrap_or(2.0))?;
+        let cache = self.cache()?;
         let limits = Limits {
             connections_max: self.connections_max.unwrap_or(4096),
             message_bytes_max: self.message_bytes_max.unwrap_or(1 << 20),
@@ -261,6 +328,8 @@ impl Settings {
             data,
             layer2,
             poll_interval,
+            layer2_timeout,
+            cache,
             not_granted: self.not_granted.unwrap_or(NotGranted::Keep),
             about: About {
                 name: self.name.unwrap_or_else(|| "aquifer".into()),
@@ -294,12 +363,31 @@ impl Settings {
     }
 
     fn poll_interval(&self) -> anyhow::Result<Duration> {
-        let seconds = self.poll_interval.unwrap_or(5.0);
+        seconds("poll-interval", self.poll_interval.unwrap_or(5.0))
+    }
+
+    /// What L1 may take, if that is limited.
+    fn cache(&self) -> anyhow::Result<Option<CacheConfig>> {
+        let high_percent = self.cache_high_percent.unwrap_or(80);
+        let low_percent = self.cache_low_percent.unwrap_or(70);
         ensure!(
-            (0.05..=86_400.0).contains(&seconds),
-            "`poll-interval` is {seconds} s; it must lie between 0.05 and 86400"
+            0 < low_percent && low_percent < high_percent,
+            "`cache-low-percent` ({low_percent}) must lie above 0 and below `cache-high-percent` ({high_percent})"
         );
-        Ok(Duration::from_secs_f64(seconds))
+        ensure!(
+            high_percent <= Policy::HIGH_PERCENT_MAX,
+            "`cache-high-percent` is {high_percent}; above {} there is no room to work in",
+            Policy::HIGH_PERCENT_MAX
+        );
+        let gc_interval = seconds("gc-interval", self.gc_interval.unwrap_or(10.0))?;
+        let Some(bytes_max) = self.cache_bytes_max else { return Ok(None) };
+        ensure!(
+            bytes_max >= CACHE_BYTES_MIN,
+            "`cache-bytes-max` is {bytes_max}; less than {CACHE_BYTES_MIN} is no use"
+        );
+        let more = self.protected_kinds.iter().flatten().copied();
+        let protected_kinds = PROTECTED_KINDS.into_iter().chain(more).map(Kind).collect();
+        Ok(Some(CacheConfig { bytes_max, high_percent, low_percent, gc_interval, protected_kinds }))
     }
 }
 
@@ -319,6 +407,14 @@ impl Limits {
         );
         Ok(())
     }
+}
+
+fn seconds(name: &str, seconds: f64) -> anyhow::Result<Duration> {
+    ensure!(
+        (0.05..=86_400.0).contains(&seconds),
+        "`{name}` is {seconds} s; it must lie between 0.05 and 86400"
+    );
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 fn is_mainnet(gateway: &Url) -> bool {
@@ -352,6 +448,19 @@ mod tests {
         check_refused(
             Settings { canister: canister(), fetch_root_key: Some(true), ..Settings::default() },
             "fetch-root-key",
+        );
+        check_refused(Settings { l2_timeout: Some(-1.0), ..Settings::default() }, "l2-timeout");
+        check_refused(
+            Settings { cache_bytes_max: Some(1_000), ..Settings::default() },
+            "cache-bytes-max",
+        );
+        check_refused(
+            Settings { cache_low_percent: Some(80), ..Settings::default() },
+            "cache-low-percent",
+        );
+        check_refused(
+            Settings { cache_high_percent: Some(95), ..Settings::default() },
+            "cache-high-percent",
         );
         check_refused(
             Settings { event_bytes_max: Some(1 << 30), ..Settings::default() },

@@ -96,6 +96,11 @@ impl Delta {
         Ok(Following { delta: self.clone(), slot, behind })
     }
 
+    /// Everything before this has been handed out.
+    pub fn position(&self) -> Seq {
+        self.lock().position
+    }
+
     /// Hands out an event that is not stored. A session that is behind does not get it: it could not
     /// be told from where to catch up.
     pub fn pass_on(&self, event: &Event) {

@@ -4,10 +4,11 @@ use std::{future::Future, time::Duration};
 
 use async_trait::async_trait;
 use candid::{CandidType, Decode, Principal, utils::ArgumentEncoder};
+use event::EventId;
 use ic_agent::{Agent, AgentError, agent::RejectCode};
-use interface::{Answer, ChangesFrom, ChangesRequest, ReadError};
+use interface::{Answer, ChangesFrom, ChangesRequest, Encoding, ReadError};
 pub use interface::{Change, ChangesPage, Role, SaveOutcome, What};
-use serde_bytes::ByteBuf;
+use serde_bytes::{ByteBuf, Bytes};
 use tokio::sync::OnceCell;
 
 use crate::{config::Layer2Config, identity::Identity};
@@ -15,6 +16,9 @@ use crate::{config::Layer2Config, identity::Identity};
 /// How long one call may take before it counts as failed. An update that outlives it is harmless:
 /// saving is idempotent.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Ids asked for in one call.
+const IDS_AT_ONCE: usize = 1_000;
 
 /// Why L2 did not do what was asked. The variants are what the caller can do about it.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +48,8 @@ pub trait Layer2: Send + Sync + 'static {
     async fn save(&self, events: &[Vec<u8>]) -> Result<Vec<SaveOutcome>, Layer2Error>;
     /// What happened from `seq` on, oldest first, and where to go on.
     async fn changes(&self, seq: u64) -> Result<ChangesPage, Layer2Error>;
+    /// Those of these events that it holds, packed, in whatever order.
+    async fn get(&self, ids: &[EventId]) -> Result<Vec<Vec<u8>>, Layer2Error>;
     /// What this relay may do.
     async fn role(&self) -> Result<Option<Role>, Layer2Error>;
 }
@@ -76,7 +82,7 @@ impl Canister {
     /// One round of negentropy (NIP-77, without its hex) against all that the canister holds.
     pub async fn reconcile(&self, message: &[u8]) -> Result<Vec<u8>, Layer2Error> {
         let filter: Option<interface::Filter> = None;
-        let message = serde_bytes::Bytes::new(message);
+        let message = Bytes::new(message);
         let answer: Answer<ByteBuf, ReadError> = self.query("reconcile", (message, filter)).await?;
         readable(answer).map(ByteBuf::into_vec)
     }
@@ -133,8 +139,7 @@ impl Layer2 for Canister {
     }
 
     async fn save(&self, events: &[Vec<u8>]) -> Result<Vec<SaveOutcome>, Layer2Error> {
-        let blobs: Vec<&serde_bytes::Bytes> =
-            events.iter().map(|event| serde_bytes::Bytes::new(event)).collect();
+        let blobs: Vec<&Bytes> = events.iter().map(|event| Bytes::new(event)).collect();
         let outcomes: Vec<SaveOutcome> = self.update("save_events", (blobs,)).await?;
         // Acknowledge nothing on an answer we misread: that would lose events silently.
         if outcomes.len() != events.len() {
@@ -155,6 +160,27 @@ impl Layer2 for Canister {
         };
         let answer: Answer<ChangesPage, ReadError> = self.query("changes", (request,)).await?;
         readable(answer)
+    }
+
+    async fn get(&self, ids: &[EventId]) -> Result<Vec<Vec<u8>>, Layer2Error> {
+        let mut events = Vec::with_capacity(ids.len());
+        let mut left = ids;
+        while !left.is_empty() {
+            let asked = &left[..left.len().min(IDS_AT_ONCE)];
+            let blobs: Vec<&Bytes> = asked.iter().map(|id| Bytes::new(&id.0)).collect();
+            let encoding: Option<Encoding> = None;
+            let answer: Answer<Vec<Option<ByteBuf>>, ReadError> =
+                self.query("get_events", (blobs, encoding)).await?;
+            let found = readable(answer)?;
+            // It ends where the reply was full, and says nothing of the others.
+            if found.is_empty() || found.len() > asked.len() {
+                let (asked, told) = (asked.len(), found.len());
+                return Err(Layer2Error::Interface(format!("{told} answers for {asked} ids")));
+            }
+            left = &left[found.len()..];
+            events.extend(found.into_iter().flatten().map(ByteBuf::into_vec));
+        }
+        Ok(events)
     }
 
     async fn role(&self) -> Result<Option<Role>, Layer2Error> {

@@ -9,6 +9,7 @@
 
 pub mod client;
 mod clock;
+mod collector;
 pub mod config;
 mod delta;
 pub mod identity;
@@ -22,6 +23,7 @@ mod outbox;
 mod poll;
 mod reads;
 mod refusals;
+mod revive;
 mod server;
 mod session;
 mod streamer;
@@ -32,8 +34,8 @@ mod wire;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use event::Filter;
-use store::{Options, Store, Writer};
+use event::{Filter, Timestamp};
+use store::{Collector, Options, Store, Writer};
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
@@ -42,6 +44,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
+    collector::Collecting,
     config::Config,
     delta::Delta,
     identity::Identity,
@@ -53,6 +56,7 @@ use crate::{
     poll::Poll,
     reads::Reads,
     refusals::Refusals,
+    revive::Revival,
     verifier::Verifier,
 };
 
@@ -63,6 +67,7 @@ pub(crate) struct Relay {
     pub store: Store,
     pub reads: Reads,
     pub delta: Delta,
+    pub revival: Arc<Revival>,
     pub ingest: Ingest,
     pub metrics: Arc<Metrics>,
 }
@@ -118,6 +123,23 @@ pub async fn run(
     let tasks = TaskTracker::new();
     let delta = Delta::start(&store);
     tasks.spawn(delta.clone().follow_commits(store.clone(), stop.clone()));
+    let revival = Revival {
+        layer2: layer2.clone(),
+        writer: writer.clone(),
+        may_be_pruned: config.cache.is_some() || store.complete_since()? > Timestamp(0),
+        patience: config.layer2_timeout,
+        metrics: metrics.clone(),
+    };
+    if let Some(cache) = &config.cache {
+        let policy = cache.policy(layer2.is_some());
+        let collecting = Collecting {
+            collector: Collector::new(store.clone(), writer.clone(), policy),
+            delta: delta.clone(),
+            interval: cache.gc_interval,
+            metrics: metrics.clone(),
+        };
+        tasks.spawn(collecting.run(stop.clone()));
+    }
     let membership = match layer2 {
         Some(layer2) => {
             let (store, writer, metrics) = (store.clone(), writer.clone(), metrics.clone());
@@ -144,7 +166,9 @@ pub async fn run(
         metrics: metrics.clone(),
     };
     let reads = Reads::new(store.clone());
-    let relay = Arc::new(Relay { config, identity, store, reads, delta, ingest, metrics });
+    let revival = Arc::new(revival);
+    let relay = Relay { config, identity, store, reads, delta, revival, ingest, metrics };
+    let relay = Arc::new(relay);
     if let Some(listener) = listeners.metrics {
         tasks.spawn(server::serve_metrics(listener, relay.clone(), stop.clone()));
     }
@@ -158,7 +182,8 @@ pub async fn run(
 
 fn open_store(config: &Config, metrics: Arc<Metrics>) -> anyhow::Result<(Store, Writer)> {
     let folder = config.data.join("events");
-    let options = Options { observer: metrics, ..Options::default() };
+    let bytes_max = config.cache.as_ref().map_or(usize::MAX, |cache| cache.bytes_max as usize);
+    let options = Options { observer: metrics, bytes_max, ..Options::default() };
     Store::open(&folder, options)
         .with_context(|| format!("opening the store in {}", folder.display()))
 }

@@ -47,6 +47,10 @@ metrics! {
     read_only: Gauge = Gauge::default(), "1 if the last write was refused";
     store_events: Gauge = Gauge::default(), "Events held";
     store_bytes: Gauge = Gauge::default(), "Size of the store's file";
+    store_used_bytes: Gauge = Gauge::default(), "What of the file is in use";
+    store_stubs: Gauge = Gauge::default(), "Events whose bodies only the canister holds";
+    collections: Counter = Counter::default(), "Garbage collections";
+    revived: Counter = Counter::default(), "Bodies that came back from the canister";
     outbox_rows: Gauge = Gauge::default(), "Events that wait for the canister";
     aside_rows: Gauge = Gauge::default(), "Events that the canister does not take";
     outbox_clear_timestamp_seconds: Gauge = now(), "When the canister last answered for a batch, or none waited";
@@ -63,6 +67,8 @@ impl Metrics {
     pub fn note_store(&self, store: &Stats) {
         self.store_events.set(store.events as i64);
         self.store_bytes.set(store.bytes_on_disk as i64);
+        self.store_used_bytes.set(store.bytes_in_use as i64);
+        self.store_stubs.set(store.stubs as i64);
         self.outbox_rows.set(store.outbox as i64);
         self.aside_rows.set(store.aside as i64);
     }

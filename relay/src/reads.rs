@@ -55,6 +55,11 @@ impl Reads {
         self.store.next_seq()
     }
 
+    /// Notes that these went to a client.
+    pub fn note_served(&self, served: Vec<Seq>) {
+        self.store.note_served(served);
+    }
+
     /// Waits for a turn, first come, first served, and reads where a page that has to come from the disk
     /// holds nobody up. None: the runtime is shutting down.
     pub async fn read<T: Send + 'static>(

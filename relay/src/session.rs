@@ -209,6 +209,7 @@ impl Session {
             reads: self.relay.reads.clone(),
             delta: self.relay.delta.clone(),
             frames: self.frames.clone(),
+            revival: self.relay.revival.clone(),
             metrics: self.relay.metrics.clone(),
         };
         let metrics = &self.relay.metrics;

@@ -5,7 +5,7 @@ mod harness;
 use std::{collections::HashSet, time::Duration};
 
 use aquifer::{
-    config::NotGranted,
+    config::{CacheConfig, NotGranted},
     layer2::{Role, What},
 };
 use event::{Event, Timestamp, Verified, twin::Author};
@@ -466,4 +466,105 @@ async fn a_client_that_vanishes_leaves_nothing_behind() {
     bob.publish(&notes(1)[0]).await.expect_ok();
     // Sessions that were not ended would keep the stop waiting.
     tokio::time::timeout(Duration::from_secs(10), relay.stop()).await.unwrap();
+}
+
+/// A relay that may take 8 MiB of the disk, and gives up bodies as soon as two of them are taken.
+async fn small_relay(l2: &FakeL2) -> TestRelay {
+    let cache = CacheConfig {
+        bytes_max: 8 << 20,
+        high_percent: 25,
+        low_percent: 10,
+        gc_interval: Duration::from_millis(50),
+        protected_kinds: vec![],
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let change = |config: &mut aquifer::config::Config| {
+        config.cache = Some(cache);
+        config.layer2_timeout = Duration::from_millis(200);
+    };
+    TestRelay::start_with(folder, Some(l2.clone()), change).await
+}
+
+/// More than a small relay has room for, on it and on its L2.
+async fn overflow(relay: &TestRelay, l2: &FakeL2) -> Vec<Verified> {
+    let author = Author::new(1);
+    let long = |at: u64| author.sign(1_000 + at, 1, &[], &format!("{at} ").repeat(8_000));
+    let events: Vec<Verified> = (0..300).map(long).collect();
+    let mut client = relay.client().await;
+    for (done, events) in events.chunks(20).enumerate() {
+        client.publish_all(events).await;
+        l2.wait_for_events(done * 20 + events.len()).await;
+    }
+    assert!(relay.metric("aquifer_store_stubs").await > 0.0);
+    events
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_were_given_up_come_back_in_their_places() {
+    let l2 = FakeL2::default();
+    let relay = small_relay(&l2).await;
+    let events = overflow(&relay, &l2).await;
+    assert!(relay.metric("aquifer_store_bytes").await <= (8 << 20) as f64);
+    let mut expected = ids(&events);
+    expected.reverse();
+    let mut client = relay.client().await;
+    client.req("all", &[json!({"limit": 500})]).await;
+    assert_eq!(client.events_until_eose("all").await, expected);
+    let revived = relay.metric("aquifer_revived_total").await;
+    assert!(revived > 0.0);
+    // Some of it stays now: what was asked for last is here.
+    let gets = l2.gets();
+    let last = json!({"ids": [events[0].id.to_string()]});
+    for _ in 0..2 {
+        client.req("one", std::slice::from_ref(&last)).await;
+        assert_eq!(client.events_until_eose("one").await, [events[0].id.to_string()]);
+    }
+    assert!(l2.gets() <= gets + 1);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_goes_on_without_a_slow_l2_and_the_rest_comes_late() {
+    let l2 = FakeL2::default();
+    let relay = small_relay(&l2).await;
+    let events = overflow(&relay, &l2).await;
+    l2.set_available(false);
+    let mut client = relay.client().await;
+    client.req("all", &[json!({"limit": 500})]).await;
+    let mut got = client.events_until_eose("all").await;
+    assert!(!got.is_empty() && got.len() < events.len());
+    l2.set_available(true);
+    got.extend(client.distinct_events("all", events.len() - got.len()).await);
+    got.sort();
+    let mut expected = ids(&events);
+    expected.sort();
+    assert_eq!(got, expected);
+    client.expect_no_more_events("all").await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_relay_without_an_l2_keeps_the_newest() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = CacheConfig {
+        bytes_max: 8 << 20,
+        high_percent: 80,
+        low_percent: 50,
+        gc_interval: Duration::from_secs(3_600),
+        protected_kinds: vec![],
+    };
+    let relay = TestRelay::start_with(folder, None, |config| config.cache = Some(cache)).await;
+    let author = Author::new(1);
+    let long = |at: u64| author.sign(1_000 + at, 1, &[], &format!("{at} ").repeat(700));
+    let events: Vec<Verified> = (0..5_000).map(long).collect();
+    let mut client = relay.client().await;
+    // No write is refused: each waits until there is room.
+    client.publish_all(&events).await;
+    client.req("newest", &[json!({"limit": 100})]).await;
+    let mut expected = ids(&events[4_900..]);
+    expected.reverse();
+    assert_eq!(client.events_until_eose("newest").await, expected);
+    assert!(relay.metric("aquifer_store_bytes").await <= (8 << 20) as f64);
+    assert!(relay.metric("aquifer_store_events").await < 4_000.0);
+    relay.stop().await;
 }

@@ -167,6 +167,11 @@ pub fn date_of(key: &[u8; ORDER_BYTES]) -> Timestamp {
     Timestamp(CREATED_AT_MAX.0 - u64::from_be_bytes(bytes))
 }
 
+/// The seq of a key of [`Index::Created`].
+pub fn seq_of(key: &[u8; ORDER_BYTES]) -> Seq {
+    Order::seq_of(Order(*key).number())
+}
+
 pub(crate) fn author_prefix(author: &PublicKey) -> Key {
     Key::EMPTY.with(&author.0[..8])
 }

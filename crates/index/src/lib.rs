@@ -17,7 +17,7 @@ mod scan;
 
 pub use keys::{
     CREATED_AT_MAX, Index, KEY_BYTES_MAX, Key, Order, Seq, address_digest, date_of, keys_of,
-    reversed_date, tombstone,
+    reversed_date, seq_of, tombstone,
 };
 pub use matcher::Matcher;
 use plan::Plan;

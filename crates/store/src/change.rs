@@ -10,7 +10,9 @@ use heed::{BytesDecode, Env, PutFlags, RoIter, RwTxn, WithoutTls};
 use index::{CREATED_AT_MAX, Found, Reader, Scan, Seq, Take, address_digest, keys_of, tombstone};
 
 use crate::{
-    databases::{Databases, LAYER2_CURSOR, NEXT_SEQ, Number, expiry_key, expiry_of},
+    databases::{
+        COMPLETE_SINCE, Databases, LAYER2_CURSOR, NEXT_SEQ, Number, expiry_key, expiry_of,
+    },
     snapshot::View,
 };
 
@@ -67,8 +69,8 @@ pub enum Settlement {
 /// An event on its way in, packed by the task that brings it: the writer's time is everybody's.
 #[derive(Debug)]
 pub struct New {
-    event: Verified,
-    packed: Vec<u8>,
+    pub(crate) event: Verified,
+    pub(crate) packed: Vec<u8>,
 }
 
 impl New {
@@ -105,21 +107,22 @@ type Result<T> = std::result::Result<T, heed::Error>;
 
 /// A write transaction. Dropped without [`Change::commit`], it leaves no trace.
 pub struct Change<'e> {
-    databases: &'e Databases,
-    txn: RwTxn<'e>,
-    now: Timestamp,
+    pub(crate) databases: &'e Databases<'static>,
+    pub(crate) txn: RwTxn<'e>,
+    pub(crate) now: Timestamp,
+    first: Seq,
     next: Seq,
 }
 
 impl<'e> Change<'e> {
     pub fn begin(
         env: &'e Env<WithoutTls>,
-        databases: &'e Databases,
+        databases: &'e Databases<'static>,
         now: Timestamp,
     ) -> Result<Change<'e>> {
         let txn = env.write_txn()?;
         let next = Seq(databases.numbers.get(&txn, NEXT_SEQ)?.unwrap_or(0));
-        let mut change = Change { databases, txn, now, next };
+        let mut change = Change { databases, txn, now, first: next, next };
         // The rules expect that nothing is held that has expired.
         change.expire()?;
         Ok(change)
@@ -128,6 +131,9 @@ impl<'e> Change<'e> {
     /// Makes it durable, and returns the next seq. Nothing is synced if nothing was written.
     pub fn commit(mut self) -> Result<Seq> {
         self.set_number(NEXT_SEQ, self.next.0)?;
+        if self.first < self.next {
+            self.note_arrival(self.first)?;
+        }
         self.txn.commit()?;
         Ok(self.next)
     }
@@ -193,7 +199,7 @@ impl<'e> Change<'e> {
     }
 
     /// Writes it only if it changes, so that a poll that brought nothing costs no fsync.
-    fn set_number(&mut self, name: &str, number: u64) -> Result<()> {
+    pub(crate) fn set_number(&mut self, name: &str, number: u64) -> Result<()> {
         if self.databases.numbers.get(&self.txn, name)? == Some(number) {
             return Ok(());
         }
@@ -247,29 +253,35 @@ impl<'e> Change<'e> {
         rows.sort_unstable();
         let mut kept = Vec::with_capacity(rows.len());
         for seq in rows {
-            kept.extend(self.event_at(seq)?.map(|event| (seq, event)));
+            kept.extend(self.bytes_at(seq)?.map(|bytes| (seq, bytes)));
         }
         self.clear_events()?;
-        for (seq, event) in &kept {
+        for (seq, bytes) in &kept {
+            let event = Packed::trusted(bytes).map_err(damaged)?.unpack();
             // They were held together, so none removes another: only tombstones follow from them.
-            if let Verdict::Save(effects) = judge(self, event, Timestamp(0))? {
-                self.leave_tombstones(event, &effects)?;
+            if let Verdict::Save(effects) = judge(self, &event, Timestamp(0))? {
+                self.leave_tombstones(&event, &effects)?;
             }
-            self.insert(*seq, event, &event.pack())?;
+            self.insert(*seq, &event, bytes)?;
         }
         Ok(())
     }
 
     fn clear_events(&mut self) -> Result<()> {
-        let Databases { events, ids, addresses, tombstones, address_tombstones, .. } =
-            self.databases;
-        self.databases.vanished.clear(&mut self.txn)?;
-        self.databases.expiries.clear(&mut self.txn)?;
-        events.clear(&mut self.txn)?;
+        let Databases { events, kept, stubs, served, ids, addresses, .. } = self.databases;
+        for tree in [events, kept, stubs] {
+            tree.clear(&mut self.txn)?;
+        }
+        served.clear(&mut self.txn)?;
         ids.clear(&mut self.txn)?;
         addresses.clear(&mut self.txn)?;
+        let Databases { tombstones, address_tombstones, vanished, expiries, numbers, .. } =
+            self.databases;
         tombstones.clear(&mut self.txn)?;
         address_tombstones.clear(&mut self.txn)?;
+        vanished.clear(&mut self.txn)?;
+        expiries.clear(&mut self.txn)?;
+        numbers.delete(&mut self.txn, COMPLETE_SINCE)?;
         self.databases.indexes().iter().try_for_each(|index| index.clear(&mut self.txn))
     }
 
@@ -289,12 +301,14 @@ impl<'e> Change<'e> {
     }
 
     /// Takes an event out with all that points at it, its row included. Its tombstones stay.
-    fn remove(&mut self, seq: Seq) -> Result<()> {
-        let Databases { events, ids, addresses, expiries, outbox, aside, .. } = self.databases;
-        let Some(event) = self.event_at(seq)? else { return Ok(()) };
-        for (index, key) in keys_of(&Packed::trusted(&event.pack()).map_err(damaged)?, seq) {
+    pub(crate) fn remove(&mut self, seq: Seq) -> Result<()> {
+        let Databases { ids, addresses, expiries, outbox, aside, .. } = self.databases;
+        let Some(bytes) = self.bytes_at(seq)? else { return Ok(()) };
+        let packed = Packed::trusted(&bytes).map_err(damaged)?;
+        for (index, key) in keys_of(&packed, seq) {
             self.databases.of(index).delete(&mut self.txn, key.as_ref())?;
         }
+        let event = packed.unpack();
         if let Some(address) = event.address() {
             addresses.delete(&mut self.txn, &address_digest(&address))?;
         }
@@ -304,7 +318,18 @@ impl<'e> Change<'e> {
         ids.delete(&mut self.txn, &event.id.0)?;
         outbox.delete(&mut self.txn, &seq.0)?;
         aside.delete(&mut self.txn, &seq.0)?;
-        events.delete(&mut self.txn, &seq.0)?;
+        self.take_body(seq)
+    }
+
+    /// Empties an event's place in all three trees.
+    pub(crate) fn take_body(&mut self, seq: Seq) -> Result<()> {
+        let Databases { events, kept, stubs, served, .. } = self.databases;
+        for tree in [events, kept, stubs] {
+            if tree.delete(&mut self.txn, &seq.0)? {
+                break;
+            }
+        }
+        served.delete(&mut self.txn, &seq.0)?;
         Ok(())
     }
 
@@ -345,23 +370,23 @@ impl<'e> Change<'e> {
         taken.seqs.into_iter().try_for_each(|seq| self.remove(seq))
     }
 
-    fn is_only_here(&self, seq: Seq) -> Result<bool> {
+    pub(crate) fn is_only_here(&self, seq: Seq) -> Result<bool> {
         Ok(self.databases.outbox.get(&self.txn, &seq.0)?.is_some()
             || self.databases.aside.get(&self.txn, &seq.0)?.is_some())
     }
 
-    fn seq_of(&self, id: &EventId) -> Result<Option<Seq>> {
+    pub(crate) fn seq_of(&self, id: &EventId) -> Result<Option<Seq>> {
         Ok(self.databases.ids.get(&self.txn, &id.0)?.map(Seq))
     }
 
-    fn event_at(&self, seq: Seq) -> Result<Option<Event>> {
-        let bytes = self.databases.events.get(&self.txn, &seq.0)?;
-        bytes.map(|bytes| Ok(Packed::trusted(bytes).map_err(damaged)?.unpack())).transpose()
+    /// What is at `seq`, with its own memory.
+    fn bytes_at(&self, seq: Seq) -> Result<Option<Vec<u8>>> {
+        Ok(self.databases.bytes_at(&self.txn, seq)?.map(<[u8]>::to_vec))
     }
 
     fn held_at(&self, seq: Option<u64>) -> Result<Option<Held>> {
         let Some(seq) = seq else { return Ok(None) };
-        let Some(bytes) = self.databases.events.get(&self.txn, &seq)? else { return Ok(None) };
+        let Some(bytes) = self.databases.bytes_at(&self.txn, Seq(seq))? else { return Ok(None) };
         let event = Packed::trusted(bytes).map_err(damaged)?;
         Ok(Some(Held {
             id: event.id(),
@@ -419,6 +444,6 @@ where
     rows.map(|row| Ok(Seq(row?.0))).collect()
 }
 
-fn damaged(error: PackedError) -> heed::Error {
+pub(crate) fn damaged(error: PackedError) -> heed::Error {
     heed::Error::Decoding(error.into())
 }

@@ -1,7 +1,11 @@
 //! What lies in the LMDB file: one database for each kind of entry.
 //!
 //! ```text
-//! events              seq                  → packed event
+//! events              seq                  → packed event     as they came, in order
+//! kept                seq                  → packed event     those that outlived a collection
+//! stubs               seq                  → stub             those whose bodies only L2 has
+//! served              seq                  → minute 4         when a client last got it
+//! arrivals            minute               → seq              the first of that minute
 //! ids                 id 32                → seq
 //! created … tag       index key            →                  five of them, see the crate `index`
 //! addresses           address digest 16    → seq              of the version held
@@ -15,100 +19,89 @@
 //! texts               name                 → text             the relay's own
 //! ```
 //! Numbers are 8 bytes, big-endian, so that byte order is their order.
+//!
+//! An event lies in one of three trees. LMDB gives a page back only when nearly all of it is deleted,
+//! and a tree that is only appended to never fills a hole. So `events` is emptied from its old end,
+//! page by page, and what is to stay of it moves to `kept`, which fills its holes.
 
 use event::Timestamp;
 use heed::{
-    CommitOrAbort, Database, DatabaseOpener, Env, RwTxn, WithoutTls,
+    CommitOrAbort, CommitToken, Database, DatabaseOpener, Env, OnCommit, RoTxn, RwTxn, WithoutTls,
     byteorder::BigEndian,
-    types::{Bytes, Str, U64, Unit},
+    types::{Bytes, Str, U32, U64, Unit},
 };
 use index::{Index, Seq};
 
 pub type Number = U64<BigEndian>;
 
 /// How many databases there are, for LMDB to make room.
-pub const DATABASES: u32 = 16;
+pub const DATABASES: u32 = 20;
 
 /// The layout above. A file with another number was written by another version.
-pub const FORMAT: u64 = 1;
+pub const FORMAT: u64 = 2;
+/// The layout without `kept`, `stubs`, `served` and `arrivals`: with these empty it is ours.
+pub const FORMAT_BEFORE_COLLECTION: u64 = 1;
 
 // The names in `numbers`.
 pub const FORMAT_NAME: &str = "format";
 pub const NEXT_SEQ: &str = "next seq";
 pub const LAYER2_CURSOR: &str = "layer 2 cursor";
+pub const COMPLETE_SINCE: &str = "index complete since";
 
 /// Handles of all databases. They stay valid as long as the environment is open.
-pub struct Databases {
-    pub events: Database<'static, Number, Bytes>,
-    pub ids: Database<'static, Bytes, Number>,
-    indexes: [Database<'static, Bytes, Unit>; Index::ALL.len()],
-    pub addresses: Database<'static, Bytes, Number>,
-    pub tombstones: Database<'static, Bytes, Unit>,
-    pub address_tombstones: Database<'static, Bytes, Number>,
-    pub vanished: Database<'static, Bytes, Number>,
-    pub expiries: Database<'static, Bytes, Unit>,
-    pub outbox: Database<'static, Number, Unit>,
-    pub aside: Database<'static, Number, Str>,
-    pub numbers: Database<'static, Str, Number>,
-    pub texts: Database<'static, Str, Str>,
+pub struct Databases<'e> {
+    pub events: Database<'e, Number, Bytes>,
+    pub kept: Database<'e, Number, Bytes>,
+    pub stubs: Database<'e, Number, Bytes>,
+    pub served: Database<'e, Number, U32<BigEndian>>,
+    pub arrivals: Database<'e, Number, Number>,
+    pub ids: Database<'e, Bytes, Number>,
+    indexes: [Database<'e, Bytes, Unit>; Index::ALL.len()],
+    pub addresses: Database<'e, Bytes, Number>,
+    pub tombstones: Database<'e, Bytes, Unit>,
+    pub address_tombstones: Database<'e, Bytes, Number>,
+    pub vanished: Database<'e, Bytes, Number>,
+    pub expiries: Database<'e, Bytes, Unit>,
+    pub outbox: Database<'e, Number, Unit>,
+    pub aside: Database<'e, Number, Str>,
+    pub numbers: Database<'e, Str, Number>,
+    pub texts: Database<'e, Str, Str>,
 }
 
-impl Databases {
+impl OnCommit for Databases<'_> {
+    type Committed = Databases<'static>;
+
+    fn on_commit(self, token: &CommitToken) -> Databases<'static> {
+        Databases {
+            events: self.events.on_commit(token),
+            kept: self.kept.on_commit(token),
+            stubs: self.stubs.on_commit(token),
+            served: self.served.on_commit(token),
+            arrivals: self.arrivals.on_commit(token),
+            ids: self.ids.on_commit(token),
+            indexes: self.indexes.on_commit(token),
+            addresses: self.addresses.on_commit(token),
+            tombstones: self.tombstones.on_commit(token),
+            address_tombstones: self.address_tombstones.on_commit(token),
+            vanished: self.vanished.on_commit(token),
+            expiries: self.expiries.on_commit(token),
+            outbox: self.outbox.on_commit(token),
+            aside: self.aside.on_commit(token),
+            numbers: self.numbers.on_commit(token),
+            texts: self.texts.on_commit(token),
+        }
+    }
+}
+
+impl Databases<'static> {
     /// Opens them all, and creates those that are not there.
-    pub fn create(env: &Env<WithoutTls>) -> Result<Databases, heed::Error> {
+    pub fn create(env: &Env<WithoutTls>) -> Result<Databases<'static>, heed::Error> {
         let txn = env.write_txn()?;
         let all = env.create_databases_and_commit(txn, |opener, txn| {
-            let mut indexes = Vec::with_capacity(Index::ALL.len());
-            for index in Index::ALL {
-                indexes.push(create(opener, txn, index_name(index))?);
-            }
-            let indexes: [_; Index::ALL.len()] =
-                indexes.try_into().unwrap_or_else(|_| unreachable!("one was made for each index"));
-            let all = (
-                create(opener, txn, "events")?,
-                create(opener, txn, "ids")?,
-                indexes,
-                create(opener, txn, "addresses")?,
-                create(opener, txn, "tombstones")?,
-                create(opener, txn, "address_tombstones")?,
-                create(opener, txn, "vanished")?,
-                create(opener, txn, "expiries")?,
-                create(opener, txn, "outbox")?,
-                create(opener, txn, "aside")?,
-                create(opener, txn, "numbers")?,
-                create(opener, txn, "texts")?,
-            );
-            Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(all))
+            Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(create_all(opener, txn)?))
         })?;
         let CommitOrAbort::Commit(all) = all else { unreachable!("nothing above aborts") };
-        let (
-            events,
-            ids,
-            indexes,
-            addresses,
-            tombstones,
-            address_tombstones,
-            vanished,
-            expiries,
-            outbox,
-            aside,
-            numbers,
-            texts,
-        ) = all;
-        Ok(Databases {
-            events,
-            ids,
-            indexes,
-            addresses,
-            tombstones,
-            address_tombstones,
-            vanished,
-            expiries,
-            outbox,
-            aside,
-            numbers,
-            texts,
-        })
+        Ok(all)
     }
 
     /// The keys of one index.
@@ -120,6 +113,50 @@ impl Databases {
     pub fn indexes(&self) -> &[Database<'static, Bytes, Unit>] {
         &self.indexes
     }
+
+    /// The event at `seq`: whole, or what is left of it.
+    pub fn bytes_at<'t>(
+        &self,
+        txn: &'t RoTxn<'_, WithoutTls>,
+        seq: Seq,
+    ) -> Result<Option<&'t [u8]>, heed::Error> {
+        for tree in [&self.events, &self.kept, &self.stubs] {
+            if let Some(bytes) = tree.get(txn, &seq.0)? {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn create_all<'e>(
+    opener: &DatabaseOpener<'e, WithoutTls>,
+    txn: &mut RwTxn<'e>,
+) -> Result<Databases<'e>, heed::Error> {
+    let mut indexes = Vec::with_capacity(Index::ALL.len());
+    for index in Index::ALL {
+        indexes.push(create(opener, txn, index_name(index))?);
+    }
+    let indexes: [_; Index::ALL.len()] =
+        indexes.try_into().unwrap_or_else(|_| unreachable!("one was made for each index"));
+    Ok(Databases {
+        events: create(opener, txn, "events")?,
+        kept: create(opener, txn, "kept")?,
+        stubs: create(opener, txn, "stubs")?,
+        served: create(opener, txn, "served")?,
+        arrivals: create(opener, txn, "arrivals")?,
+        ids: create(opener, txn, "ids")?,
+        indexes,
+        addresses: create(opener, txn, "addresses")?,
+        tombstones: create(opener, txn, "tombstones")?,
+        address_tombstones: create(opener, txn, "address_tombstones")?,
+        vanished: create(opener, txn, "vanished")?,
+        expiries: create(opener, txn, "expiries")?,
+        outbox: create(opener, txn, "outbox")?,
+        aside: create(opener, txn, "aside")?,
+        numbers: create(opener, txn, "numbers")?,
+        texts: create(opener, txn, "texts")?,
+    })
 }
 
 /// The key in `expiries`. Those that expire first come first.

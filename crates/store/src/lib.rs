@@ -19,9 +19,16 @@
 //!   2. the event itself came from L2 later, so L2 holds it, or
 //!   3. another event superseded it, deleted it or made it vanish, and that one has a row of its own or came from L2.
 //!      L2 would refuse the old event once it has the new one, and it has it or is going to be asked.
-//!   4. the event expired, and L2 would refuse it.
+//!   4. the event expired, and L2 would refuse it, or
+//!   5. there is no L2, and a collection took the event.
 //! * What L2 refuses is not lost: its event stays here, and its row is kept aside with the reason.
 //! * An event that came from L2 never gets a row, so nothing echoes.
+//! * A body that only this store has, by an outbox row or aside, is never given up while there is an L2.
+//! * An event lies in one of the trees `events`, `kept` and `stubs`, and in one only; while it lies in any, it has all
+//!   its keys. So filters, counts, duplicates and the rules see a stub as they see its event.
+//! * From [`Store::complete_since`] on nothing is missing but what the rules took out. Older events may
+//!   have been given up with their stubs.
+//! * The file never grows beyond `Options::bytes_max`.
 //! * What has expired is not read any more, and goes with the next write.
 //! * After a commit failed, nothing is written any more: what lies on the disk is then unknown, and a
 //!   second fsync may succeed without having written what the first could not. A want of room is no such
@@ -44,15 +51,23 @@
 //! ```
 
 mod change;
+mod collect;
+mod collector;
 mod databases;
 mod environment;
 mod observer;
+mod room;
+mod served;
 mod snapshot;
 mod store;
+mod usage;
 mod writer;
 
 pub use change::{Layer2Change, Origin, Outcome, Settlement};
+pub use collector::{CollectError, Collected, Collector, Policy};
 pub use index::Seq;
 pub use observer::{Batch, Observer};
+pub use room::Pauses;
 pub use store::{Aside, Clock, OpenError, Options, ReadError, Stats, Store};
+pub use usage::Usage;
 pub use writer::{WriteError, Writer};

@@ -1,6 +1,10 @@
 //! One read transaction: the store as it was at one commit, without what has expired since.
 
-use std::{borrow::Cow, ops::Bound};
+use std::{
+    borrow::Cow,
+    iter::Peekable,
+    ops::{Bound, Range},
+};
 
 use event::{EventId, Packed, Timestamp, rules::expiration};
 use heed::{
@@ -10,12 +14,12 @@ use heed::{
 use index::{Index, Key, Order, Seq, Source};
 
 use crate::{
-    databases::{Databases, NEXT_SEQ, expiry_of},
+    databases::{Databases, NEXT_SEQ, Number, expiry_of},
     environment::{Environment, ReadTxn},
 };
 
 pub struct Snapshot<'e> {
-    pub databases: &'e Databases,
+    pub databases: &'e Databases<'static>,
     pub txn: ReadTxn<'e>,
     /// None: of those that are held, none has expired.
     expired_by: Option<Timestamp>,
@@ -24,7 +28,7 @@ pub struct Snapshot<'e> {
 impl<'e> Snapshot<'e> {
     pub fn open(
         environment: &'e Environment,
-        databases: &'e Databases,
+        databases: &'e Databases<'static>,
         now: Timestamp,
     ) -> Result<Snapshot<'e>, heed::Error> {
         let txn = environment.read()?;
@@ -40,6 +44,17 @@ impl<'e> Snapshot<'e> {
     /// Whether this event is held but over.
     pub fn hides(&self, event: &Packed<'_>) -> bool {
         self.expired_by.is_some_and(|now| expiration(event).is_some_and(|date| date <= now))
+    }
+
+    /// The events at these places, in order, wherever they lie.
+    pub fn in_order(&self, range: Range<Seq>) -> Result<InOrder<'_>, heed::Error> {
+        let Databases { events, kept, stubs, .. } = self.databases;
+        let range = range.start.0..range.end.0;
+        let mut trees = Vec::with_capacity(3);
+        for tree in [events, kept, stubs] {
+            trees.push(tree.range(&self.txn, &range)?.peekable());
+        }
+        Ok(InOrder(trees))
     }
 
     fn view(&self) -> View<'_> {
@@ -77,7 +92,7 @@ impl Source for Snapshot<'_> {
 /// All that a transaction holds, be it one that reads or one that writes.
 #[derive(Clone, Copy)]
 pub struct View<'t> {
-    pub databases: &'t Databases,
+    pub databases: &'t Databases<'static>,
     pub txn: &'t RoTxn<'t, WithoutTls>,
 }
 
@@ -88,7 +103,7 @@ impl<'t> View<'t> {
     }
 
     fn bytes(self, seq: Seq) -> Result<Option<&'t [u8]>, heed::Error> {
-        self.databases.events.get(self.txn, &seq.0)
+        self.databases.bytes_at(self.txn, seq)
     }
 }
 
@@ -130,4 +145,20 @@ impl Iterator for Walk<'_> {
 
 fn damaged_key() -> heed::Error {
     heed::Error::Decoding("a key of an index is cut off".into())
+}
+
+/// A walk over the three trees of events as if they were one.
+pub struct InOrder<'a>(Vec<Peekable<RoRange<'a, Number, Bytes>>>);
+
+impl<'a> Iterator for InOrder<'a> {
+    type Item = Result<(Seq, &'a [u8]), heed::Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        // An error comes first, so that it is seen.
+        let next = |row: &Result<(u64, &[u8]), heed::Error>| row.as_ref().map_or(0, |row| row.0);
+        let heads = self.0.iter_mut().enumerate();
+        let heads = heads.filter_map(|(at, tree)| Some((next(tree.peek()?), at)));
+        let (_, at) = heads.min()?;
+        Some(self.0[at].next()?.map(|(seq, bytes)| (Seq(seq), bytes)))
+    }
 }

@@ -1,7 +1,6 @@
 //! Opening the store, and reading it.
 
 use std::{
-    borrow::Cow,
     fs::{self, File, TryLockError},
     io,
     ops::ControlFlow,
@@ -16,10 +15,16 @@ use index::{Reader, Scan, Seq, Source};
 use tokio::sync::watch;
 
 use crate::{
-    databases::{Databases, FORMAT, FORMAT_NAME, LAYER2_CURSOR, NEXT_SEQ},
+    databases::{
+        COMPLETE_SINCE, Databases, FORMAT, FORMAT_BEFORE_COLLECTION, FORMAT_NAME, LAYER2_CURSOR,
+        NEXT_SEQ,
+    },
     environment::Environment,
     observer::Observer,
+    room::{Pauses, Room},
+    served::Notes,
     snapshot::Snapshot,
+    usage::Usage,
     writer::Writer,
 };
 
@@ -97,6 +102,8 @@ impl From<heed::Error> for ReadError {
 pub struct Stats {
     /// Events held.
     pub events: u64,
+    /// Of these, events whose bodies only L2 holds.
+    pub stubs: u64,
     /// The seq that the next event will get.
     pub next_seq: Seq,
     /// Events that L2 has not answered for.
@@ -105,6 +112,8 @@ pub struct Stats {
     pub aside: u64,
     /// Size of the data file. It does not shrink: free pages are used again.
     pub bytes_on_disk: u64,
+    /// What of it is in use.
+    pub bytes_in_use: u64,
     /// Transactions that were committed and synced, since the store was made.
     pub commits: u64,
 }
@@ -130,7 +139,10 @@ pub(crate) struct Inner {
     pub observer: Arc<dyn Observer>,
     /// The next seq, as of the last commit.
     pub next: watch::Sender<Seq>,
-    pub databases: Databases,
+    pub databases: Databases<'static>,
+    /// What was served, until the writer writes it down.
+    pub notes: Notes,
+    pub room: Room,
     pub environment: Environment,
     /// Given back when the environment is closed, so it stands behind it.
     _lock: Lock,
@@ -162,7 +174,10 @@ impl Store {
         sync_names(folder).map_err(|cause| failed(cause.into()))?;
         let next = Snapshot::open(&environment, &databases, clock()).and_then(|now| now.next_seq());
         let next = watch::Sender::new(next.map_err(failed)?);
-        let inner = Inner { clock, observer, next, databases, environment, _lock: lock };
+        let room = Room::new((bytes_max < usize::MAX).then_some(bytes_max as u64));
+        let notes = Notes::default();
+        let inner =
+            Inner { clock, observer, next, databases, notes, room, environment, _lock: lock };
         let inner = Arc::new(inner);
         let writer = Writer::start(inner.clone()).map_err(|cause| failed(cause.into()))?;
         Ok((Store { inner }, writer))
@@ -189,11 +204,16 @@ impl Store {
         Ok(scan.page(&self.snapshot()?, reader)?)
     }
 
-    /// The event with this id, packed.
+    /// The event with this id, packed; a stub, if its body is in L2 alone.
     pub fn get(&self, id: &EventId) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(self.find(id)?.map(|(_, event)| event))
+    }
+
+    /// As [`Store::get`], with its place.
+    pub fn find(&self, id: &EventId) -> Result<Option<(Seq, Vec<u8>)>, ReadError> {
         let snapshot = self.snapshot()?;
         let Some(seq) = snapshot.seq_of(id)? else { return Ok(None) };
-        Ok(snapshot.event(seq)?.map(Cow::into_owned))
+        Ok(snapshot.event(seq)?.map(|event| (seq, event.into_owned())))
     }
 
     /// Whether an event with this id is held.
@@ -203,7 +223,7 @@ impl Store {
     }
 
     /// Calls `each` for the events stored at `from` or later and before `to`, in order, until it
-    /// breaks. Returns where to go on: behind the last event that `each` saw, or, when it saw all,
+    /// breaks; some may be stubs. Returns where to go on: behind the last event that `each` saw, or, when it saw all,
     /// at `to` or at the end of the store. One read transaction is open meanwhile.
     pub fn since(
         &self,
@@ -216,15 +236,14 @@ impl Store {
         if from >= to {
             return Ok(from);
         }
-        let range = from.0..to.0;
-        for row in snapshot.databases.events.range(&snapshot.txn, &range)? {
+        for row in snapshot.in_order(from..to)? {
             let (seq, bytes) = row?;
             let event = packed(bytes)?;
             if snapshot.hides(&event) {
                 continue;
             }
-            if each(Seq(seq), &event).is_break() {
-                return Ok(Seq(seq).next());
+            if each(seq, &event).is_break() {
+                return Ok(seq.next());
             }
         }
         Ok(to)
@@ -248,7 +267,9 @@ impl Store {
         let snapshot = self.snapshot()?;
         let Snapshot { databases, txn, .. } = &snapshot;
         Ok(Stats {
-            events: databases.events.len(txn)?,
+            events: databases.ids.len(txn)?,
+            stubs: databases.stubs.len(txn)?,
+            bytes_in_use: Usage::read(databases, txn)?.bytes,
             next_seq: snapshot.next_seq()?,
             outbox: databases.outbox.len(txn)?,
             aside: databases.aside.len(txn)?,
@@ -270,7 +291,7 @@ impl Store {
         for row in databases.outbox.iter(txn)?.take(events_max) {
             let (seq, ()) = row?;
             // A row goes with its event, so the event is there.
-            let Some(event) = databases.events.get(txn, &seq)? else { continue };
+            let Some(event) = databases.bytes_at(txn, Seq(seq))? else { continue };
             bytes += event.len();
             if bytes > bytes_max && !batch.is_empty() {
                 break;
@@ -292,7 +313,7 @@ impl Store {
         let mut found = Vec::new();
         for row in databases.aside.iter(txn)?.take(events_max) {
             let (seq, reason) = row?;
-            let Some(event) = databases.events.get(txn, &seq)? else { continue };
+            let Some(event) = databases.bytes_at(txn, Seq(seq))? else { continue };
             found.push(Aside { seq: Seq(seq), reason: reason.into(), event: event.to_vec() });
         }
         Ok(found)
@@ -310,7 +331,35 @@ impl Store {
         Ok(databases.texts.get(txn, name)?.map(str::to_owned))
     }
 
-    fn snapshot(&self) -> Result<Snapshot<'_>, ReadError> {
+    /// The date from which on every event is found that ever came, be it as a stub. What is older may
+    /// have been given up for want of room, and L2 has to be asked.
+    pub fn complete_since(&self) -> Result<Timestamp, ReadError> {
+        let Snapshot { databases, txn, .. } = &self.snapshot()?;
+        Ok(Timestamp(databases.numbers.get(txn, COMPLETE_SINCE)?.unwrap_or(0)))
+    }
+
+    /// Notes that these events went to clients: what is served stays longer. Costs no write now.
+    pub fn note_served(&self, served: impl IntoIterator<Item = Seq>) {
+        // Where nothing is ever given up, nobody asks.
+        if self.inner.room.is_limited() {
+            self.inner.notes.add(served);
+        }
+    }
+
+    /// How long collections kept the writer from other work.
+    pub fn pauses(&self) -> Pauses {
+        self.inner.room.pauses()
+    }
+
+    pub(crate) fn notes(&self) -> &Notes {
+        &self.inner.notes
+    }
+
+    pub(crate) fn room(&self) -> &Room {
+        &self.inner.room
+    }
+
+    pub(crate) fn snapshot(&self) -> Result<Snapshot<'_>, ReadError> {
         Ok(Snapshot::open(&self.inner.environment, &self.inner.databases, (self.inner.clock)())?)
     }
 }
@@ -333,14 +382,16 @@ fn lock(folder: &Path) -> Result<Lock, OpenError> {
     }
 }
 
-/// The format of what is there. A new store gets ours, and its first seq.
-fn check_format(env: &Env<WithoutTls>, databases: &Databases) -> Result<u64, heed::Error> {
+/// The format of what is there. A new store gets ours, and its first seq; one from before there was
+/// garbage collection becomes ours as it is.
+fn check_format(env: &Env<WithoutTls>, databases: &Databases<'static>) -> Result<u64, heed::Error> {
     let mut txn = env.write_txn()?;
-    if let Some(found) = databases.numbers.get(&txn, FORMAT_NAME)? {
-        return Ok(found);
+    match databases.numbers.get(&txn, FORMAT_NAME)? {
+        Some(FORMAT_BEFORE_COLLECTION) => {}
+        Some(found) => return Ok(found),
+        None => databases.numbers.put(&mut txn, NEXT_SEQ, &0)?,
     }
     databases.numbers.put(&mut txn, FORMAT_NAME, &FORMAT)?;
-    databases.numbers.put(&mut txn, NEXT_SEQ, &0)?;
     txn.commit()?;
     Ok(FORMAT)
 }

@@ -5,9 +5,12 @@ use std::{
     io, mem,
     os::unix::ffi::OsStrExt,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use event::Verified;
@@ -19,14 +22,19 @@ use tracing::{error, info, warn};
 use crate::{
     Batch,
     change::{Change, Layer2Change, New, NewChange, Origin, Outcome, Settlement},
+    collect::Terms,
     environment::CannotGrow,
     store::Inner,
+    usage::Usage,
 };
 
 /// Jobs that wait for the writer. Beyond it, whoever brings one more waits too.
 const QUEUE_JOBS_MAX: usize = 1_024;
 /// How many events one transaction takes, so that the first of them is not kept waiting for ever.
 const BATCH_EVENTS_MAX: usize = 1_000;
+/// How long a task of a collection works before it leaves the rest to the next. To write its pages
+/// takes about as long again.
+const COLLECTION_TIME_MAX: Duration = Duration::from_millis(5);
 /// How many packed bytes one transaction takes.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 /// More than one transaction writes, with its index pages.
@@ -57,6 +65,7 @@ pub struct Writer {
 }
 
 struct Thread {
+    inner: Arc<Inner>,
     /// `None` only while it is dropped.
     queue: Option<mpsc::Sender<Message>>,
     handle: Mutex<Option<JoinHandle<()>>>,
@@ -69,7 +78,13 @@ enum Message {
 
 struct Job {
     task: Task,
-    reply: oneshot::Sender<Result<Vec<Outcome>, WriteError>>,
+    reply: oneshot::Sender<Result<Vec<Outcome>, Refused>>,
+}
+
+/// A task that was not done, given back: there may be room for it later.
+struct Refused {
+    task: Task,
+    cause: WriteError,
 }
 
 enum Task {
@@ -77,15 +92,20 @@ enum Task {
     Layer2 { changes: Vec<NewChange>, cursor: u64 },
     Settle { rows: Vec<(Seq, Settlement)> },
     RetryAside,
+    Revive { events: Vec<New> },
+    NoteServed { seqs: Vec<Seq> },
+    Collect { seqs: Vec<Seq>, terms: Arc<Terms>, done: Arc<AtomicUsize> },
+    Prune { seqs: Vec<Seq>, done: Arc<AtomicUsize> },
+    ForgetArrivals,
     Text { name: &'static str, text: String },
 }
 
 impl Writer {
     pub(crate) fn start(inner: Arc<Inner>) -> std::io::Result<Writer> {
         let (sender, queue) = mpsc::channel(QUEUE_JOBS_MAX);
-        let follower = Loop { inner, queue, failed: None, is_full: false };
+        let follower = Loop { inner: inner.clone(), queue, failed: None, is_full: false };
         let handle = thread::Builder::new().name("store-writer".into()).spawn(|| follower.run())?;
-        let thread = Thread { queue: Some(sender), handle: Mutex::new(Some(handle)) };
+        let thread = Thread { inner, queue: Some(sender), handle: Mutex::new(Some(handle)) };
         Ok(Writer { thread: Arc::new(thread) })
     }
 
@@ -135,6 +155,39 @@ impl Writer {
         self.call(Task::RetryAside).await.map(drop)
     }
 
+    /// Stores the bodies of stubs again. What is not held any more is passed over. A store that is full
+    /// does not take them, and makes no room for them: L2 has them.
+    pub async fn revive(&self, events: Vec<Verified>) -> Result<(), WriteError> {
+        let events = events.into_iter().map(New::from).collect();
+        self.call(Task::Revive { events }).await.map(drop)
+    }
+
+    pub(crate) async fn note_served(&self, seqs: Vec<Seq>) -> Result<(), WriteError> {
+        self.call(Task::NoteServed { seqs }).await.map(drop)
+    }
+
+    /// Gives up the first of these events, as many as there is time for; says how many it looked at.
+    pub(crate) async fn collect(
+        &self,
+        seqs: Vec<Seq>,
+        terms: Arc<Terms>,
+    ) -> Result<usize, WriteError> {
+        let done = Arc::new(AtomicUsize::new(0));
+        self.call(Task::Collect { seqs, terms, done: done.clone() }).await?;
+        Ok(done.load(Ordering::Relaxed))
+    }
+
+    /// As [`Writer::collect`], for stubs.
+    pub(crate) async fn prune(&self, seqs: Vec<Seq>) -> Result<usize, WriteError> {
+        let done = Arc::new(AtomicUsize::new(0));
+        self.call(Task::Prune { seqs, done: done.clone() }).await?;
+        Ok(done.load(Ordering::Relaxed))
+    }
+
+    pub(crate) async fn forget_arrivals(&self) -> Result<(), WriteError> {
+        self.call(Task::ForgetArrivals).await.map(drop)
+    }
+
     /// Keeps a small text of the relay's under a name of 1 to 100 bytes. To turn to another L2, first
     /// set the cursor back ([`Writer::apply_layer2`] with no changes), then note whose it is: a crash
     /// between the two costs some reading, where the other order would lose changes.
@@ -154,12 +207,30 @@ impl Writer {
         }
     }
 
-    async fn call(&self, task: Task) -> Result<Vec<Outcome>, WriteError> {
+    /// Has the task done. While there is no room and somebody can make some, it waits.
+    async fn call(&self, mut task: Task) -> Result<Vec<Outcome>, WriteError> {
+        let room = &self.thread.inner.room;
+        let mut progress = room.progress();
+        loop {
+            progress.mark_unchanged();
+            let (waits, before) = (task.waits_for_room(), *progress.borrow());
+            task = match self.ask(task).await? {
+                Ok(outcomes) => return Ok(outcomes),
+                Err(Refused { task, cause: WriteError::Full }) if waits => task,
+                Err(Refused { cause, .. }) => return Err(cause),
+            };
+            if !room.wait(&mut progress, before).await {
+                return Err(WriteError::Full);
+            }
+        }
+    }
+
+    async fn ask(&self, task: Task) -> Result<Result<Vec<Outcome>, Refused>, WriteError> {
         let (reply, answer) = oneshot::channel();
         let message = Message::Job(Job { task, reply });
         self.queue().send(message).await.map_err(|_| WriteError::Stopped)?;
         // A thread that is stopped answers all it has received: no answer means that it panicked.
-        answer.await.unwrap_or_else(|_| Err(WriteError::Failed("the writer panicked".into())))
+        answer.await.map_err(|_| WriteError::Failed("the writer panicked".into()))
     }
 
     fn queue(&self) -> &mpsc::Sender<Message> {
@@ -197,6 +268,19 @@ impl Loop {
         while let Some(message) = self.queue.blocking_recv() {
             let batch = self.fill(message);
             self.commit(batch);
+        }
+        self.write_last_notes();
+    }
+
+    /// What was served lately would be forgotten.
+    fn write_last_notes(&mut self) {
+        loop {
+            let seqs = self.inner.notes.take();
+            if seqs.is_empty() {
+                return;
+            }
+            let (reply, _) = oneshot::channel();
+            self.commit(vec![Job { task: Task::NoteServed { seqs }, reply }]);
         }
     }
 
@@ -239,9 +323,12 @@ impl Loop {
                 jobs.into_iter().for_each(|job| self.commit(vec![job]));
             }
             Err(cause) => {
-                self.note(&cause);
-                for job in jobs {
-                    let _ = job.reply.send(Err(cause.clone()));
+                // With somebody to make room, a full store is nothing to speak of.
+                if cause != WriteError::Full || !self.inner.room.is_collected() {
+                    self.note(&cause);
+                }
+                for Job { task, reply } in jobs {
+                    let _ = reply.send(Err(Refused { task, cause: cause.clone() }));
                 }
             }
         }
@@ -264,9 +351,15 @@ impl Loop {
         let started = Instant::now();
         let Inner { environment, databases, clock, .. } = &*self.inner;
         let mut change = Change::begin(environment.env(), databases, clock())?;
+        if jobs.iter().any(|job| job.task.takes_room()) && self.is_reserve_all(&change)? {
+            return Err(heed::Error::Mdb(MdbError::MapFull));
+        }
         let outcomes: Vec<Vec<Outcome>> =
             jobs.iter().map(|job| job.task.apply(&mut change)).collect::<Result<_, _>>()?;
         let next = change.commit()?;
+        if jobs.iter().any(|job| job.task.is_collection()) {
+            self.inner.room.note_pause(started.elapsed());
+        }
         // Before the answers: whoever has one finds its event below the horizon.
         self.inner.next.send_if_modified(|seq| mem::replace(seq, next) != next);
         let entries = jobs.iter().map(|job| job.task.size().0).sum();
@@ -292,6 +385,12 @@ impl Loop {
             _ => false,
         };
         if is_full { WriteError::Full } else { WriteError::Failed(cause.to_string().into()) }
+    }
+
+    /// Whether only the reserve for collections is left.
+    fn is_reserve_all(&self, change: &Change<'_>) -> Result<bool, heed::Error> {
+        let Some(full_at) = self.inner.room.full_at() else { return Ok(false) };
+        Ok(Usage::read(&self.inner.databases, &change.txn)?.bytes >= full_at)
     }
 
     fn note(&mut self, cause: &WriteError) {
@@ -344,8 +443,31 @@ impl Task {
                 (changes.len(), changes.iter().map(bytes).sum())
             }
             Task::Settle { rows } => (rows.len(), 0),
-            Task::RetryAside | Task::Text { .. } => (1, 0),
+            Task::Revive { events } => (events.len(), events.iter().map(New::bytes).sum()),
+            Task::Collect { seqs, .. } | Task::Prune { seqs, .. } => (seqs.len(), 0),
+            Task::NoteServed { seqs } => (seqs.len(), 0),
+            Task::RetryAside | Task::ForgetArrivals | Task::Text { .. } => (1, 0),
         }
+    }
+
+    /// Whether it may have to wait until there is room. What only fills the cache does without.
+    fn waits_for_room(&self) -> bool {
+        self.takes_room() && !matches!(self, Task::Revive { .. })
+    }
+
+    /// Whether it leaves the reserve alone. All others are small, or make room.
+    fn takes_room(&self) -> bool {
+        match self {
+            Task::Put { .. } | Task::Revive { .. } => true,
+            Task::Layer2 { changes, .. } => {
+                changes.iter().any(|change| matches!(change, NewChange::Saved(_)))
+            }
+            _ => false,
+        }
+    }
+
+    fn is_collection(&self) -> bool {
+        matches!(self, Task::Collect { .. } | Task::Prune { .. })
     }
 
     fn apply(&self, change: &mut Change<'_>) -> Result<Vec<Outcome>, heed::Error> {
@@ -358,8 +480,32 @@ impl Task {
                 rows.iter().try_for_each(|(seq, said)| change.settle(*seq, said))?;
             }
             Task::RetryAside => change.retry_aside()?,
+            Task::Revive { events } => events.iter().try_for_each(|new| change.revive(new))?,
+            Task::NoteServed { seqs } => change.note_served(seqs)?,
+            Task::Collect { seqs, terms, done } => {
+                for_a_while(seqs, done, |seq| change.collect(seq, terms))?;
+            }
+            Task::Prune { seqs, done } => for_a_while(seqs, done, |seq| change.prune(seq))?,
+            Task::ForgetArrivals => change.forget_arrivals()?,
             Task::Text { name, text } => change.put_text(name, text)?,
         }
         Ok(Vec::new())
     }
+}
+
+/// Does it to the first of these, until time is up; notes how many they were.
+fn for_a_while(
+    seqs: &[Seq],
+    done: &AtomicUsize,
+    mut act: impl FnMut(Seq) -> Result<(), heed::Error>,
+) -> Result<(), heed::Error> {
+    let started = Instant::now();
+    for (at, seq) in seqs.iter().enumerate() {
+        act(*seq)?;
+        done.store(at + 1, Ordering::Relaxed);
+        if started.elapsed() > COLLECTION_TIME_MAX {
+            break;
+        }
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@ use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use aquifer::{
     Listeners,
-    config::{NotGranted, Settings},
+    config::{Config, NotGranted, Settings},
     identity::Identity,
     layer2::{Change, ChangesPage, Layer2, Layer2Error, Role, SaveOutcome, What},
 };
@@ -50,10 +50,19 @@ pub async fn relay_with(l2: &FakeL2) -> TestRelay {
 
 impl TestRelay {
     pub async fn start(folder: TempDir, l2: Option<FakeL2>, not_granted: NotGranted) -> TestRelay {
+        TestRelay::start_with(folder, l2, |config| config.not_granted = not_granted).await
+    }
+
+    /// A relay whose configuration is changed before it starts.
+    pub async fn start_with(
+        folder: TempDir,
+        l2: Option<FakeL2>,
+        change: impl FnOnce(&mut Config),
+    ) -> TestRelay {
         let mut config = Settings::default().resolve().unwrap();
         config.data = folder.path().to_owned();
-        config.not_granted = not_granted;
         config.poll_interval = Duration::from_secs_f64(POLL_SECONDS);
+        change(&mut config);
         let identity = Identity::open(folder.path()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("ws://{}", listener.local_addr().unwrap());
@@ -274,6 +283,7 @@ struct State {
     saves_answered: usize,
     polls: usize,
     role_questions: usize,
+    gets: usize,
 }
 
 impl Default for FakeL2 {
@@ -294,6 +304,7 @@ impl FakeL2 {
             saves_answered: 0,
             polls: 0,
             role_questions: 0,
+            gets: 0,
         };
         FakeL2 { name, state: Arc::new(watch::Sender::new(state)) }
     }
@@ -369,6 +380,11 @@ impl FakeL2 {
         waiting.await.expect("the condition comes true").unwrap();
     }
 
+    /// Times that it was asked for events by id.
+    pub fn gets(&self) -> usize {
+        self.state.borrow().gets
+    }
+
     pub async fn wait_for_saves_answered(&self, count: usize) {
         self.wait_until(|state| state.saves_answered >= count).await;
     }
@@ -440,6 +456,16 @@ impl Layer2 for FakeL2 {
                 .collect();
             let next = seq + changes.len() as u64;
             Ok(ChangesPage { changes, next, length, proof: None })
+        })
+    }
+
+    async fn get(&self, ids: &[EventId]) -> Result<Vec<Vec<u8>>, Layer2Error> {
+        self.answers().await;
+        self.with(|state| {
+            state.check()?;
+            state.gets += 1;
+            let held = state.contents().into_iter().filter(|event| ids.contains(&event.id));
+            Ok(held.map(|event| event.pack()).collect())
         })
     }
 

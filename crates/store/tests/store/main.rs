@@ -1,5 +1,7 @@
 //! L1 against its naive twin, its promises one by one, and what is left of it when it is killed.
 
+mod cache;
+mod collection;
 mod crash;
 mod model;
 mod promises;
@@ -8,7 +10,7 @@ use std::{ops::ControlFlow, path::Path, sync::Arc};
 
 use event::{Event, EventId, Filter, Packed, Timestamp, Verified, twin::Author};
 use index::{Found, Reader, Scan, Take};
-use store::{Options, Seq, Store, Writer};
+use store::{Options, Policy, Seq, Store, Writer};
 use tempfile::TempDir;
 
 /// A folder on a memory disk if there is one: most tests are about order, not about the disk.
@@ -70,4 +72,37 @@ fn all(store: &Store) -> Vec<(Seq, EventId)> {
 fn outbox(store: &Store) -> Vec<(Seq, EventId)> {
     let rows = store.outbox(usize::MAX, usize::MAX).unwrap();
     rows.iter().map(|(seq, event)| (*seq, Packed::parse(event).unwrap().id())).collect()
+}
+
+/// Of the events that are held whole, their places.
+fn bodies(store: &Store) -> Vec<Seq> {
+    by_form(store, false).into_iter().map(|(seq, _)| seq).collect()
+}
+
+/// The events whose bodies were given up.
+fn stubs(store: &Store) -> Vec<EventId> {
+    by_form(store, true).into_iter().map(|(_, id)| id).collect()
+}
+
+fn by_form(store: &Store, is_stub: bool) -> Vec<(Seq, EventId)> {
+    let mut found = Vec::new();
+    let read = store.since(Seq(0), Seq(u64::MAX), |seq, event| {
+        if event.is_stub() == is_stub {
+            found.push((seq, event.id()));
+        }
+        ControlFlow::Continue(())
+    });
+    read.unwrap();
+    found
+}
+
+/// A collection by this gives up every body that L2 has, and keeps every stub.
+fn everything() -> Policy {
+    Policy {
+        bytes_max: 1 << 40,
+        high_percent: 0,
+        low_percent: 0,
+        protected_kinds: vec![],
+        has_layer2: true,
+    }
 }

@@ -10,14 +10,14 @@ use std::{
 };
 
 use event::{
-    Event, EventId, Filter, Timestamp, Verified,
+    Event, EventId, Filter, Packed, Timestamp, Verified,
     twin::{self, NaiveStore},
 };
 use proptest::{collection::vec, prelude::*, sample::Index};
-use store::{Layer2Change, Options, Origin, Outcome, Seq, Settlement, Store, Writer};
+use store::{Collector, Layer2Change, Options, Origin, Outcome, Seq, Settlement, Store, Writer};
 use tokio::runtime::Builder;
 
-use crate::{all, folder, options, outbox, query};
+use crate::{all, bodies, everything, folder, options, outbox, query, stubs};
 
 /// How a few events are brought.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +35,11 @@ struct Step {
     events: usize,
     /// Outbox rows that are then settled: which, and whether L2 refuses.
     settled: Vec<(Index, bool)>,
+    /// Everything before this place is then collected.
+    collected: Option<Index>,
+    /// Stubs whose bodies then come back, and how many of what is held is served.
+    revived: Vec<Index>,
+    served: usize,
     reopens: bool,
     /// Seconds that go by then.
     passing: u64,
@@ -50,8 +55,20 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let settled = vec((any::<Index>(), prop::bool::weighted(0.3)), 0..3);
     let passing = prop_oneof![3 => Just(0), 1 => 1u64..4];
-    (way, 1usize..9, settled, prop::bool::weighted(0.1), passing).prop_map(
-        |(way, events, settled, reopens, passing)| Step { way, events, settled, reopens, passing },
+    let collected = prop::option::weighted(0.4, any::<Index>());
+    let revived = vec(any::<Index>(), 0..3);
+    let reopens = prop::bool::weighted(0.1);
+    (way, 1usize..9, settled, (collected, revived, 0usize..4), reopens, passing).prop_map(
+        |(way, events, settled, (collected, revived, served), reopens, passing)| Step {
+            way,
+            events,
+            settled,
+            collected,
+            revived,
+            served,
+            reopens,
+            passing,
+        },
     )
 }
 
@@ -116,13 +133,16 @@ impl Model {
         assert_eq!(ids(&rows), self.pending);
         assert!(rows.iter().all(|row| held.contains(row)));
         let aside = store.aside(usize::MAX).unwrap();
-        let aside: Vec<(Seq, EventId)> = aside
-            .iter()
-            .map(|row| (row.seq, event::Packed::parse(&row.event).unwrap().id()))
-            .collect();
+        let aside: Vec<(Seq, EventId)> =
+            aside.iter().map(|row| (row.seq, Packed::parse(&row.event).unwrap().id())).collect();
         assert_eq!(ids(&aside), self.aside);
         let stats = store.stats().unwrap();
         assert_eq!(stats.events, held.len() as u64);
+        assert_eq!(stats.stubs, stubs(store).len() as u64);
+        for id in self.pending.iter().chain(&self.aside) {
+            let bytes = store.get(id).unwrap().unwrap();
+            assert!(!Packed::trusted(&bytes).unwrap().is_stub(), "nobody else has its body");
+        }
         assert_eq!(stats.next_seq, self.next);
         assert_eq!(stats.outbox, self.pending.len() as u64);
         assert_eq!(stats.aside, self.aside.len() as u64);
@@ -164,6 +184,28 @@ async fn bring(
             (Origin::Layer2, writer.apply_layer2(changes, next).await.unwrap())
         }
     }
+}
+
+/// Gives up all bodies before `end` that L2 has.
+async fn collect(store: &Store, writer: &Writer, end: Seq) {
+    let mut collector = Collector::new(store.clone(), writer.clone(), everything());
+    collector.collect(end, false).await.unwrap();
+    let is_before = |seq: &&Seq| **seq < end;
+    let (bodies, outbox) = (bodies(store), outbox(store));
+    let aside = store.aside(usize::MAX).unwrap();
+    let is_only_here = |seq: &Seq| {
+        outbox.iter().any(|row| row.0 == *seq) || aside.iter().any(|row| row.seq == *seq)
+    };
+    assert!(bodies.iter().filter(is_before).all(is_only_here));
+}
+
+/// What those who come by a stub do: they bring the body, and L1 keeps it.
+fn whole(found: Vec<Event>, arrivals: &[Verified]) -> Vec<Event> {
+    let resolve = |event: Event| {
+        let whole = arrivals.iter().find(|arrival| arrival.id == event.id).unwrap();
+        Event::clone(whole)
+    };
+    found.into_iter().map(resolve).collect()
 }
 
 /// A store that has the time from this clock.
@@ -218,6 +260,20 @@ proptest! {
                     }
                 }
                 model.check(&store);
+                store.note_served(all(&store).iter().map(|(seq, _)| *seq).take(step.served));
+                if let Some(place) = step.collected {
+                    let end = Seq(place.index(model.next.0 as usize + 1) as u64);
+                    collect(&store, &writer, end).await;
+                    model.check(&store);
+                }
+                let left_over = stubs(&store);
+                for which in step.revived.iter().filter(|_| !left_over.is_empty()) {
+                    let id = which.get(&left_over);
+                    let event = arrivals.iter().find(|event| event.id == *id).unwrap();
+                    writer.revive(vec![event.clone()]).await.unwrap();
+                    assert_eq!(store.get(id).unwrap(), Some(event.pack()));
+                }
+                model.check(&store);
                 if step.reopens {
                     drop((store, writer));
                     (store, writer) = open_with(folder.path(), &clock);
@@ -228,7 +284,8 @@ proptest! {
                     model.set_time(now);
                     // At once nobody reads it any more, and a write sweeps it out.
                     let expected = model.naive.query(&[Filter::default()]);
-                    assert_eq!(query(&store, &[Filter::default()], room), expected);
+                    let found = query(&store, &[Filter::default()], room);
+                    assert_eq!(whole(found, &arrivals), expected);
                     assert_eq!(all(&store).len(), model.naive.live().len());
                     writer.put_meta("time", now.to_string()).await.unwrap();
                     model.check(&store);
@@ -239,14 +296,25 @@ proptest! {
             }
             for filters in &queries {
                 let expected: Vec<Event> = model.naive.query(filters);
-                assert_eq!(&query(&store, filters, room), &expected);
-                assert_eq!(&query(&store, filters, usize::MAX), &expected);
+                assert_eq!(&whole(query(&store, filters, room), &arrivals), &expected);
+                assert_eq!(&whole(query(&store, filters, usize::MAX), &arrivals), &expected);
                 assert_eq!(store.count(filters).unwrap(), expected.len() as u64);
             }
             for event in &arrivals {
                 let is_held = model.naive.live().contains(event);
                 assert_eq!(store.contains(&event.id).unwrap(), is_held);
-                assert_eq!(store.get(&event.id).unwrap(), is_held.then(|| event.pack()));
+                let bytes = store.get(&event.id).unwrap();
+                assert_eq!(bytes.is_some(), is_held);
+                let stub = Packed::trusted(&event.pack()).unwrap().to_stub();
+                assert!(bytes.is_none_or(|bytes| bytes == event.pack() || bytes == stub));
+            }
+            collect(&store, &writer, model.next).await;
+            for stub in stubs(&store) {
+                let event = arrivals.iter().find(|event| event.id == stub).unwrap();
+                writer.revive(vec![event.clone()]).await.unwrap();
+            }
+            for event in model.naive.live() {
+                assert_eq!(store.get(&event.id).unwrap(), Some(event.pack()));
             }
         });
     }

@@ -1,0 +1,223 @@
+//! Garbage collection: what goes, what stays, and what may be relied on meanwhile.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use event::{EventId, Filter, Kind, Timestamp, Verified, twin::Author};
+use store::{Collector, Options, Origin, Policy, Seq, Settlement, Store, WriteError, Writer};
+
+use crate::{all, bodies, cache, everything, folder, note, open, options, outbox, query, stubs};
+
+const LIMIT: usize = 8 << 20;
+
+/// Notes of some thousand bytes, dated one after the other.
+fn notes(count: u64) -> Vec<Verified> {
+    let note = |number: u64| {
+        let content = format!("{number} ").repeat(200 + (number * 7919 % 430) as usize);
+        Author::new(1 + (number % 7) as u8).sign(1_000 + number, 1, &[&["t", "x"]], &content)
+    };
+    (0..count).map(note).collect()
+}
+
+/// A limited store, and its clock.
+fn open_limited(folder: &Path) -> (Store, Writer, Arc<AtomicU64>) {
+    let clock = Arc::new(AtomicU64::new(6_000));
+    let time = clock.clone();
+    let options = Options {
+        clock: Arc::new(move || Timestamp(time.load(Ordering::Relaxed))),
+        bytes_max: LIMIT,
+        ..options()
+    };
+    let (store, writer) = Store::open(folder, options).unwrap();
+    (store, writer, clock)
+}
+
+fn alone() -> Policy {
+    Policy {
+        bytes_max: LIMIT as u64,
+        high_percent: 70,
+        low_percent: 50,
+        protected_kinds: vec![],
+        has_layer2: false,
+    }
+}
+
+/// Puts them and lets a collector of this policy make room whenever a write asks for it.
+async fn put_collecting(
+    store: &Store,
+    writer: &Writer,
+    policy: &Policy,
+    origin: Origin,
+    events: Vec<Verified>,
+) -> Result<(), WriteError> {
+    let mut collector = Collector::new(store.clone(), writer.clone(), policy.clone());
+    for events in events.chunks(50) {
+        let mut put = std::pin::pin!(writer.put_all(events.to_vec(), origin));
+        loop {
+            tokio::select! {
+                outcomes = &mut put => break drop(outcomes?),
+                () = collector.wanted() => {}
+            }
+            collector.collect(store.next_seq(), true).await.unwrap();
+        }
+    }
+    Ok(())
+}
+
+fn ids(events: &[Verified]) -> Vec<EventId> {
+    events.iter().map(|event| event.id).collect()
+}
+
+#[tokio::test]
+async fn ten_times_the_limit_goes_through_a_cache_that_keeps_what_is_asked_for() {
+    let folder = folder();
+    let events = notes(35_000);
+    let report = cache::run(folder.path(), LIMIT as u64, &events).await;
+    println!("{report:#?}");
+    let percent = |hits: cache::Hits| (hits.share() * 100.0).round();
+    println!(
+        "hits: {} % of the hot set ({} % with random eviction), {} % of all ({} %)",
+        percent(report.hot_hits),
+        percent(report.random_hot_hits),
+        percent(report.hits),
+        percent(report.random_hits),
+    );
+    assert!(report.packed_bytes > 10 * report.bytes_max);
+    let missed = |hits: cache::Hits| 1.0 - hits.share();
+    assert!(missed(report.hot_hits) < missed(report.random_hot_hits) / 2.0);
+}
+
+#[tokio::test]
+async fn without_an_l2_whole_events_go_and_writes_wait_for_it() {
+    let folder = folder();
+    let (store, writer, _) = open_limited(folder.path());
+    let events = notes(8_000);
+    put_collecting(&store, &writer, &alone(), Origin::Client, events.clone()).await.unwrap();
+    let stats = store.stats().unwrap();
+    assert!(stats.bytes_on_disk <= LIMIT as u64);
+    assert!((1_000..7_000).contains(&stats.events), "{stats:?}");
+    assert_eq!((stats.stubs, stats.outbox), (0, stats.events));
+    // In one minute, unserved: the oldest went, and nothing of them is left.
+    let held: Vec<EventId> = all(&store).into_iter().map(|(_, id)| id).collect();
+    assert_eq!(held, ids(&events[events.len() - held.len()..]));
+    assert_eq!(query(&store, &[Filter::default()], 100).len(), held.len());
+    assert_eq!(store.complete_since().unwrap(), Timestamp(0));
+}
+
+#[tokio::test]
+async fn what_l2_has_not_got_keeps_its_body_however_full_the_store_is() {
+    let folder = folder();
+    let (store, writer, _) = open_limited(folder.path());
+    let policy = Policy { has_layer2: true, ..alone() };
+    let events = notes(8_000);
+    let full = put_collecting(&store, &writer, &policy, Origin::Client, events.clone()).await;
+    assert_eq!(full, Err(WriteError::Full));
+    let pending = outbox(&store);
+    assert_eq!(pending.len(), bodies(&store).len());
+    assert_eq!(stubs(&store), []);
+    // L2 comes back, refuses one, and takes the rest: now there is room.
+    let refused = pending[7];
+    let said = |seq: Seq| match seq == refused.0 {
+        true => (seq, Settlement::Refused("quota".into())),
+        false => (seq, Settlement::Delivered),
+    };
+    writer.settle(pending.iter().map(|(seq, _)| said(*seq)).collect()).await.unwrap();
+    let rest = events[pending.len()..].to_vec();
+    put_collecting(&store, &writer, &policy, Origin::Layer2, rest).await.unwrap();
+    assert_eq!(store.aside(9).unwrap()[0].event, events[7].pack());
+    assert!(store.stats().unwrap().bytes_on_disk <= LIMIT as u64);
+    assert!(store.contains(&events[7_999].id).unwrap());
+}
+
+#[tokio::test]
+async fn what_was_served_stays_longer_across_a_restart_and_protected_kinds_stay_longest() {
+    let folder = folder();
+    let (store, writer, clock) = open_limited(folder.path());
+    let profile = Author::new(9).sign(1, 0, &[], &"me ".repeat(500));
+    let events = notes(1_500);
+    writer.put(profile.clone(), Origin::Layer2).await.unwrap();
+    writer.put_all(events.clone(), Origin::Layer2).await.unwrap();
+    clock.fetch_add(600, Ordering::Relaxed);
+    let served: Vec<Seq> = all(&store).iter().map(|(seq, _)| *seq).skip(100).take(50).collect();
+    store.note_served(served.clone());
+    writer.stop().await;
+    drop(store);
+
+    let (store, writer, clock) = open_limited(folder.path());
+    clock.fetch_add(1_200, Ordering::Relaxed);
+    let policy = Policy { protected_kinds: vec![Kind(0)], has_layer2: true, ..alone() };
+    put_collecting(&store, &writer, &policy, Origin::Layer2, notes(3_000)).await.unwrap();
+    let whole = bodies(&store);
+    assert!(served.iter().all(|seq| whole.contains(seq)));
+    assert!(!whole.contains(&Seq(99)));
+    assert_eq!(store.get(&profile.id).unwrap(), Some(profile.pack()));
+    assert!(store.stats().unwrap().stubs > 500);
+}
+
+#[tokio::test]
+async fn stubs_that_find_no_room_go_oldest_first_and_leave_a_date() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    let events = notes(400);
+    writer.put_all(events.clone(), Origin::Layer2).await.unwrap();
+    let collect = async |policy, end| {
+        let mut collector = Collector::new(store.clone(), writer.clone(), policy);
+        collector.collect(end, false).await.unwrap()
+    };
+    assert!(collect(everything(), Seq(300)).await.is_some());
+    assert_eq!(stubs(&store), ids(&events[..300]));
+    assert_eq!(store.complete_since().unwrap(), Timestamp(0));
+    // Room for no stub at all; bodies are left alone, they are below this mark.
+    let tight = Policy { bytes_max: 4 << 20, high_percent: 90, ..everything() };
+    assert!(collect(tight, store.next_seq()).await.is_some());
+    assert_eq!(stubs(&store), []);
+    assert_eq!(store.complete_since().unwrap(), Timestamp(1_300));
+    assert_eq!(bodies(&store).len(), 100);
+    // From here on what is older than that date goes whole.
+    let late = Author::new(3).sign(500, 1, &[], "late");
+    writer.put(late.clone(), Origin::Layer2).await.unwrap();
+    assert!(collect(everything(), store.next_seq()).await.is_some());
+    assert_eq!(stubs(&store), ids(&events[300..]));
+    assert!(!store.contains(&late.id).unwrap());
+}
+
+#[tokio::test]
+async fn a_store_from_before_there_was_collection_is_taken_over() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    writer.put(note("old"), Origin::Client).await.unwrap();
+    writer.stop().await;
+    drop(store);
+    set_format(folder.path(), 1);
+    let (store, writer) = open(folder.path());
+    assert_eq!(outbox(&store), [(Seq(0), note("old").id)]);
+    assert_eq!(store.get(&note("old").id).unwrap(), Some(note("old").pack()));
+    writer.stop().await;
+    drop(store);
+    set_format(folder.path(), 99);
+    let refusal = Store::open(folder.path(), options()).err().unwrap().to_string();
+    assert!(refusal.contains("format 99"), "{refusal}");
+}
+
+fn set_format(folder: &Path, format: u64) {
+    use heed::{
+        CommitOrAbort, EnvOpenOptions,
+        byteorder::BigEndian,
+        types::{Str, U64},
+    };
+    // SAFETY: the store was closed.
+    let env = unsafe { EnvOpenOptions::new().max_dbs(32).open(folder) }.unwrap();
+    let txn = env.write_txn().unwrap();
+    let written = env.create_databases_and_commit(txn, |opener, txn| {
+        let numbers = opener.create_database::<Str, U64<BigEndian>>(txn, Some("numbers"))?;
+        numbers.put(txn, "format", &format)?;
+        Ok::<_, heed::Error>(CommitOrAbort::<(), ()>::Commit(()))
+    });
+    written.unwrap();
+    env.prepare_for_closing().wait();
+}
