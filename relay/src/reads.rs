@@ -13,7 +13,8 @@ use std::{
 use store::{ReadError, Seq, Store};
 use tokio::sync::Semaphore;
 
-/// After this a page ends with what it has.
+/// After this a page ends with what it has. To open the walks of a filter is not counted: it takes 20 ms
+/// for 10,000 authors, and a page that ended then would come to nothing, for ever.
 const PAGE_TIME: Duration = Duration::from_millis(10);
 
 /// L1, for as many readers at once as there are cores.
@@ -33,13 +34,27 @@ pub enum Turn {
     Further,
 }
 
-/// When a page has to end.
+/// When a page has to end: so long after it was first asked about.
 #[derive(Clone, Copy, Debug)]
-pub struct Deadline(Instant);
+pub struct Deadline {
+    time: Duration,
+    end: Option<Instant>,
+}
 
 impl Deadline {
-    pub fn is_over(&self) -> bool {
-        Instant::now() >= self.0
+    fn after(time: Duration) -> Deadline {
+        Deadline { time, end: None }
+    }
+
+    pub fn is_over(&mut self) -> bool {
+        let now = Instant::now();
+        match self.end {
+            Some(end) => now >= end,
+            None => {
+                self.end = Some(now + self.time);
+                false
+            }
+        }
     }
 }
 
@@ -76,7 +91,7 @@ impl Reads {
         let reading = tokio::task::spawn_blocking(move || {
             // Held by the read itself: it goes on when who asked for it is gone.
             let _permit = permit;
-            read(&store, Deadline(Instant::now() + PAGE_TIME))
+            read(&store, Deadline::after(PAGE_TIME))
         });
         reading.await.ok()
     }
@@ -87,6 +102,13 @@ mod tests {
     use store::Options;
 
     use super::*;
+
+    #[test]
+    fn a_page_gets_somewhere_however_long_it_took_to_begin() {
+        let mut deadline = Deadline::after(Duration::ZERO);
+        assert!(!deadline.is_over());
+        assert!(deadline.is_over());
+    }
 
     #[tokio::test]
     async fn a_new_question_does_not_wait_for_the_pages_of_heavy_ones() {

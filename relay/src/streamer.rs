@@ -138,7 +138,7 @@ impl Streamer {
         owed: &mut Owed,
     ) -> Result<Seq, End> {
         let this = self.clone();
-        let read = self.reads.read(Turn::First, move |store, deadline| {
+        let read = self.reads.read(Turn::First, move |store, mut deadline| {
             let matchers: Vec<Matcher> = this.filters.iter().map(Matcher::new).collect();
             let mut page = Page::new(deadline);
             let reached = store.since(from, to, |seq, event| {

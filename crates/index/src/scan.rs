@@ -39,7 +39,8 @@ pub trait Source {
 pub trait Reader {
     /// The next event.
     fn take(&mut self, found: Found<'_>) -> Take;
-    /// Whether there is time for more candidates. Asked before the first, and then after every
+    /// Whether there is time for more candidates. Asked before the first, when all walks are open: who
+    /// then says no gets nowhere. And then after every
     /// [`WORK_BYTES`], or after each candidate that is larger than this.
     fn may_go_on(&mut self) -> bool {
         true
@@ -341,20 +342,24 @@ impl Scan {
                 merge.add_way(way, bounds)?;
             }
         }
-        let (mut count, mut group, mut passed) = (0, Vec::new(), 0);
+        let (mut count, mut group, mut keys) = (0, Vec::new(), 0);
+        // Only the first group can be one that was counted before.
+        let (mut counted, mut reached) = (self.after, None);
+        let mut is_done = true;
         while let Some(order) = merge.next_group(&mut group)? {
-            let position = Position::behind(order);
-            if self.after.is_some_and(|after| position.key() <= after.key()) {
+            if counted.take().is_some_and(|after| Position::behind(order).key() <= after.key()) {
                 continue;
             }
-            if passed % KEYS_BETWEEN_ASKS == 0 && !may_go_on() {
-                return Ok((count, false));
+            if keys % KEYS_BETWEEN_ASKS == 0 && !may_go_on() {
+                is_done = false;
+                break;
             }
-            passed += 1;
+            keys += 1;
+            reached = Some(order);
             count += group.iter().filter(|seq| **seq <= self.horizon).count() as u64;
-            self.after = Some(position);
         }
-        Ok((count, true))
+        self.after = reached.map(Position::behind).or(self.after);
+        Ok((count, is_done))
     }
 }
 

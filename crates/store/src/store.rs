@@ -28,7 +28,7 @@ use crate::{
     writer::Writer,
 };
 
-/// How long [`Store::count`] stays in one read transaction.
+/// How long [`Store::count`] stays in one read transaction, from the first key that it counts.
 const COUNT_PAGE_TIME: Duration = Duration::from_millis(10);
 
 /// What time it is. Asked once for each batch that is written.
@@ -253,8 +253,12 @@ impl Store {
     pub fn count(&self, filters: &[Filter]) -> Result<u64, ReadError> {
         let (mut scan, mut total) = (Scan::new(filters), 0);
         loop {
-            let until = Instant::now() + COUNT_PAGE_TIME;
-            let (count, is_done) = scan.count(&self.snapshot()?, || Instant::now() < until)?;
+            let mut until = None;
+            let may_go_on = || {
+                let now = Instant::now();
+                now <= *until.get_or_insert(now + COUNT_PAGE_TIME)
+            };
+            let (count, is_done) = scan.count(&self.snapshot()?, may_go_on)?;
             total += count;
             if is_done {
                 return Ok(total);
