@@ -2,7 +2,8 @@
 //!
 //! A signature costs some 50 µs of a core and a look into L1 may wait for the disk. On the runtime's own
 //! threads a flood of events would stand before everything else that the relay does; here it stands
-//! in a queue of its own, and the kernel shares the cores.
+//! in a queue of its own, and the kernel shares the cores: these threads are nicer than the others, so
+//! that whoever reads or listens meanwhile comes first.
 
 use std::{
     io,
@@ -15,6 +16,9 @@ use tracing::error;
 
 /// Events that wait for a thread. Beyond it, whoever brings one more waits too.
 const QUEUE_MAX: usize = 1_024;
+
+/// By how much they are nicer. A core that nobody else wants is theirs all the same.
+const NICENESS: i32 = 5;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -59,10 +63,19 @@ impl Verifier {
 }
 
 fn work(jobs: async_channel::Receiver<Job>) {
+    be_nice();
     while let Ok(job) = jobs.recv_blocking() {
         if catch_unwind(AssertUnwindSafe(job)).is_err() {
             error!("the check of an event panicked");
         }
+    }
+}
+
+/// Linux gives each thread a niceness of its own; elsewhere it is the whole process's.
+fn be_nice() {
+    if cfg!(target_os = "linux") {
+        // SAFETY: a plain system call. If it fails, nothing is lost but time.
+        unsafe { libc::nice(NICENESS) };
     }
 }
 
