@@ -26,7 +26,8 @@ const SENDING_BYTE: u64 = 50;
 /// The clock: later than any event of the corpus.
 const NOW_SECONDS: u64 = 1_800_000_000;
 
-const METHODS: [&str; 4] = ["save_events", "query_events", "get_events", "changes"];
+const METHODS: [&str; 6] =
+    ["save_events", "query_events", "get_events", "changes", "count", "reconcile"];
 
 pub struct Canister {
     pic: PocketIc,

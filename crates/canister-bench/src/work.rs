@@ -5,8 +5,8 @@ use candid::utils::ArgumentEncoder;
 use corpus::Corpus;
 use event::PublicKey;
 use interface::{
-    Answer, ByteBuf, ChangesFrom, ChangesPage, ChangesRequest, EventBytes, Filter, QueryPage,
-    QueryRequest, SaveCost,
+    Answer, ByteBuf, ChangesFrom, ChangesPage, ChangesRequest, Count, EventBytes, Filter,
+    QueryPage, QueryRequest, SaveCost,
 };
 
 use crate::canister::Canister;
@@ -19,6 +19,16 @@ pub const SAVED: usize = 1_111;
 const NEWEST: usize = 500;
 const CHANGES: u64 = 1_000;
 const IDS: usize = 100;
+
+/// What a caller may say of all events at once, in negentropy: a fingerprint that is not ours, so that
+/// the answer divides them; or that it holds none, so that the answer is ids, as many as it has room for.
+const RECONCILED: [(&str, &[u8]); 2] = [
+    (
+        "fingerprints that divide all events",
+        &[0x61, 0, 0, 1, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9],
+    ),
+    ("an answer full of ids", &[0x61, 0, 0, 2, 0]),
+];
 
 /// A figure's name, and the figure.
 pub type Figure = (String, u64);
@@ -82,6 +92,15 @@ fn questions(canister: &Canister, authors: &[PublicKey], held: usize) -> Result<
         let (page, instructions): (QueryPage, u64) = ask(canister, "query_events", (request,))?;
         ensure!(page.events.len() == NEWEST, "{name}: found {}", page.events.len());
         figures.push((format!("query: {name}"), instructions));
+    }
+    let everything = (vec![Filter::default()],);
+    let (count, instructions): (Count, u64) = ask(canister, "count", everything)?;
+    ensure!(count.complete, "not all events could be counted");
+    figures.push(("count: all events".into(), instructions));
+    for (name, message) in RECONCILED {
+        let message = (ByteBuf::from(message), None::<Filter>);
+        let (_, instructions): (ByteBuf, u64) = ask(canister, "reconcile", message)?;
+        figures.push((format!("reconcile: {name}"), instructions));
     }
     let (page, instructions) = changes(canister, held as u64 / 2)?;
     figures.push((format!("changes: a page of {CHANGES} entries"), instructions));
