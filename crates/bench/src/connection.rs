@@ -136,6 +136,16 @@ impl Answer {
         }))
     }
 
+    /// Why this subscription is not served, if it says so. A CLOSED of one before it may still come: some
+    /// relays close by themselves what is answered for good.
+    pub fn refusal_of(&self, subscription: &str) -> Option<&str> {
+        match self {
+            Answer::Refusal(text) => Some(text.as_str())
+                .filter(|text| text.starts_with("[\"NOTICE\"") || second_is(text, subscription)),
+            _ => None,
+        }
+    }
+
     /// Whether it ends the stored events of this subscription.
     pub fn is_eose_of(&self, subscription: &str) -> bool {
         matches!(self, Answer::Eose(text) if second_is(text, subscription))

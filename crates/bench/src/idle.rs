@@ -32,35 +32,35 @@ pub struct Idle {
 #[derive(Clone, Debug, Serialize)]
 pub struct Idled {
     pub connections: usize,
-    pub rss_bytes_before: u64,
-    pub rss_bytes_with: u64,
-    pub rss_bytes_per_connection: u64,
-    pub rss_bytes_after: u64,
+    pub memory_bytes_before: u64,
+    pub memory_bytes_with: u64,
+    pub memory_bytes_per_connection: u64,
+    pub memory_bytes_after: u64,
 }
 
 impl Idle {
     pub async fn run(&self) -> Result<Idled> {
         let process = Process(self.pid);
-        let rss_bytes_before = at_rest(process).await?;
+        let memory_bytes_before = at_rest(process).await?;
         let mut connections = Connection::open_many(&self.relay, self.connections).await?;
         if self.subscribe {
             subscribe(&mut connections).await?;
         }
-        let rss_bytes_with = at_rest(process).await?;
+        let memory_bytes_with = at_rest(process).await?;
         drop(connections);
-        let taken = rss_bytes_with.saturating_sub(rss_bytes_before);
+        let taken = memory_bytes_with.saturating_sub(memory_bytes_before);
         Ok(Idled {
             connections: self.connections,
-            rss_bytes_before,
-            rss_bytes_with,
-            rss_bytes_per_connection: taken / self.connections.max(1) as u64,
-            rss_bytes_after: at_rest(process).await?,
+            memory_bytes_before,
+            memory_bytes_with,
+            memory_bytes_per_connection: taken / self.connections.max(1) as u64,
+            memory_bytes_after: at_rest(process).await?,
         })
     }
 }
 
 async fn at_rest(process: Process) -> Result<u64> {
-    let looking = tokio::task::spawn_blocking(move || process.rss_bytes_at_rest());
+    let looking = tokio::task::spawn_blocking(move || process.memory_bytes_at_rest());
     looking.await.context("a task panicked")?
 }
 

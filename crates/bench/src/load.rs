@@ -4,10 +4,10 @@
 //! path: `aquifer-bench corpus` writes the file once.
 
 use std::{
-    fs::{self, File},
-    io::{BufWriter, Write},
+    fs::File,
+    io::{BufRead, BufReader, BufWriter, Write},
     ops::Range,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -98,6 +98,11 @@ struct OnlyId {
 }
 
 impl Selection {
+    /// These events of a file.
+    pub fn new(corpus: &Path, events: Range<usize>) -> Selection {
+        Selection { corpus: corpus.to_owned(), skip: events.start, events: Some(events.len()) }
+    }
+
     /// At most so many of them.
     pub fn first(&self, events: usize) -> Selection {
         let events = self.events.map_or(events, |wanted| wanted.min(events));
@@ -106,20 +111,23 @@ impl Selection {
 
     pub fn load(&self) -> Result<Load> {
         let name = self.corpus.display();
-        let text = fs::read_to_string(&self.corpus).with_context(|| format!("reading {name}"))?;
-        let mut lines = Vec::new();
-        let mut start = 0;
-        for (number, line) in text.split_inclusive('\n').enumerate() {
-            let range = start..start + line.trim_end().len();
-            start += line.len();
-            if number < self.skip || range.is_empty() {
-                continue;
-            }
-            if self.events.is_some_and(|events| lines.len() >= events) {
+        let file = File::open(&self.corpus).with_context(|| format!("reading {name}"))?;
+        let mut input = BufReader::new(file);
+        let (mut text, mut lines) = (String::new(), Vec::new());
+        let mut number = 0;
+        while self.events.is_none_or(|events| lines.len() < events) {
+            let start = text.len();
+            if input.read_line(&mut text).with_context(|| format!("reading {name}"))? == 0 {
                 break;
             }
-            let OnlyId { id } = serde_json::from_str(line)
-                .with_context(|| format!("line {} of {name} is no event", number + 1))?;
+            number += 1;
+            let range = start..start + text[start..].trim_end().len();
+            if number <= self.skip || range.is_empty() {
+                text.truncate(start);
+                continue;
+            }
+            let OnlyId { id } = serde_json::from_str(&text[range.clone()])
+                .with_context(|| format!("line {number} of {name} is no event"))?;
             lines.push((id, range));
         }
         ensure!(!lines.is_empty(), "{name} has no events beyond the first {}", self.skip);
@@ -131,6 +139,11 @@ impl Load {
     /// How many events.
     pub fn len(&self) -> usize {
         self.lines.len()
+    }
+
+    /// Bytes of JSON of all events.
+    pub fn bytes(&self) -> u64 {
+        self.lines.iter().map(|(_, range)| range.len() as u64).sum()
     }
 
     pub fn id(&self, place: usize) -> EventId {
@@ -145,6 +158,16 @@ impl Load {
     /// All events, parsed.
     pub fn events(&self) -> impl Iterator<Item = Result<Event>> + '_ {
         (0..self.len()).map(|place| Ok(Event::from_json(self.json(place).as_bytes())?))
+    }
+
+    /// What two runs have in common if they are comparable.
+    pub fn sha256(&self) -> String {
+        let mut hash = Sha256::new();
+        (0..self.len()).for_each(|place| {
+            hash.update(self.json(place));
+            hash.update("\n");
+        });
+        hex::encode(hash.finalize())
     }
 
     fn json(&self, place: usize) -> &str {

@@ -4,7 +4,9 @@
 //! A file for each mode. What is sent was signed before ([`load`]), what is due does not wait for what
 //! was answered ([`schedule`]), and what comes back is checked: a wrong answer is reported, not timed.
 
+mod compare;
 mod connection;
+mod contender;
 mod fanout;
 mod idle;
 mod ingest;
@@ -18,6 +20,7 @@ mod report;
 mod schedule;
 mod shapes;
 mod soak;
+mod table;
 mod truth;
 
 use anyhow::{Context, Result};
@@ -51,6 +54,7 @@ enum Command {
     Query(query::Query),
     Idle(idle::Idle),
     Soak(soak::Soak),
+    Compare(compare::Compare),
     Fsync(machine::Fsync),
     Verify(machine::Verify),
 }
@@ -67,6 +71,7 @@ fn main() -> Result<()> {
                 Command::Query(mode) => report::figures(mode.run().await),
                 Command::Idle(mode) => report::figures(mode.run().await),
                 Command::Soak(mode) => report::figures(mode.run().await),
+                Command::Compare(mode) => report::figures(mode.run().await),
                 Command::Fsync(mode) => report::figures(mode.run()),
                 Command::Verify(mode) => report::figures(mode.run()),
             }

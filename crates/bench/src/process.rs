@@ -30,7 +30,7 @@ pub struct Cost {
     pub cpu_us_per_event: f64,
     pub events_per_cpu_second: f64,
     pub written_bytes_per_event: f64,
-    pub rss_bytes: u64,
+    pub memory_bytes: u64,
 }
 
 impl Process {
@@ -43,21 +43,23 @@ impl Process {
             Ok(fields.get(place).context("/proc/PID/stat is short")?.parse()?)
         };
         let cpu_seconds = (ticks(11)? + ticks(12)?) / TICKS_PER_SECOND;
-        Ok(Usage { cpu_seconds, written_bytes: self.number("io", "write_bytes:")? })
+        // `write_bytes` would count a large folio whole each time that a page of it is written.
+        Ok(Usage { cpu_seconds, written_bytes: self.number("io", "wchar:")? })
     }
 
-    /// Memory that it has in RAM.
-    pub fn rss_bytes(self) -> Result<u64> {
-        Ok(self.number("status", "VmRSS:")? * 1024)
+    /// Memory that is its own. Files that it maps are left out: the kernel keeps as much of them as it
+    /// has room for.
+    pub fn memory_bytes(self) -> Result<u64> {
+        Ok(self.number("status", "RssAnon:")? * 1024)
     }
 
     /// The same once it no longer changes.
-    pub fn rss_bytes_at_rest(self) -> Result<u64> {
-        let mut last = self.rss_bytes()?;
+    pub fn memory_bytes_at_rest(self) -> Result<u64> {
+        let mut last = self.memory_bytes()?;
         let mut alike = 0;
         for _ in 0..LOOKS_MAX {
             thread::sleep(LOOK_EVERY);
-            let now = self.rss_bytes()?;
+            let now = self.memory_bytes()?;
             alike = if now == last { alike + 1 } else { 0 };
             last = now;
             if alike == LOOKS_ALIKE {
@@ -77,7 +79,7 @@ impl Process {
             cpu_us_per_event: cpu_seconds * 1e6 / events,
             events_per_cpu_second: events / cpu_seconds,
             written_bytes_per_event: (after.written_bytes - before.written_bytes) as f64 / events,
-            rss_bytes: self.rss_bytes()?,
+            memory_bytes: self.memory_bytes()?,
         })
     }
 

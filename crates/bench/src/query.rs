@@ -314,8 +314,11 @@ pub async fn request(
         match connection.incoming.next().await? {
             Answer::Event(frame) if frame.is_of(subscription) => each(frame),
             answer if answer.is_eose_of(subscription) => break,
-            Answer::Refusal(text) => bail!("the relay says {text:.300} to {filter:.200}"),
-            _ => {}
+            answer => {
+                if let Some(reason) = answer.refusal_of(subscription) {
+                    bail!("the relay says {reason:.300} to {filter:.200}");
+                }
+            }
         }
     }
     connection.send(format!("[\"CLOSE\",\"{subscription}\"]")).await

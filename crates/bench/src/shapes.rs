@@ -42,6 +42,20 @@ pub enum Shape {
 }
 
 impl Shape {
+    /// As tables name it.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Shape::Ids => "By id",
+            Shape::Author => "One author",
+            Shape::Authors => "500 authors",
+            Shape::Kinds => "One kind",
+            Shape::Tag => "One `#p`",
+            Shape::TwoTags => "`#p` and `#t`",
+            Shape::Window => "Six hours",
+            Shape::Feed => "Home feed: 500 authors, three kinds",
+        }
+    }
+
     /// `count` filters of this shape, the same for the same events.
     pub fn filters(self, held: &[Event], limit: u64, count: usize) -> Vec<Filter> {
         let mut random = StdRng::seed_from_u64(SEED);

@@ -85,7 +85,7 @@ pub struct Soaked {
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Sample {
     pub second: f64,
-    pub rss_bytes: u64,
+    pub memory_bytes: u64,
 }
 
 impl Soak {
@@ -132,10 +132,10 @@ impl Soak {
         async move {
             let started = Instant::now();
             loop {
-                match process.rss_bytes() {
-                    Ok(rss_bytes) => {
+                match process.memory_bytes() {
+                    Ok(memory_bytes) => {
                         let second = started.elapsed().as_secs_f64();
-                        seen.memory.lock().unwrap().push(Sample { second, rss_bytes });
+                        seen.memory.lock().unwrap().push(Sample { second, memory_bytes });
                     }
                     Err(error) => seen.complain("looking at memory", &error),
                 }

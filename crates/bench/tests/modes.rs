@@ -1,9 +1,9 @@
 //! Every mode against a relay of ours, in small: what each says must fit what it was told to do.
 
-use std::{path::Path, process, time::Duration};
+use std::{fs, path::Path, process, time::Duration};
 
 use aquifer::{config::Settings, identity::Identity};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, process::Command, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -99,7 +99,7 @@ async fn what_is_published_is_found_and_known_again() {
     assert_eq!(ingested["events"], EVENTS);
     assert_eq!(ingested["ok"]["count"], EVENTS);
     positive(&ingested, "/events_per_second");
-    positive(&ingested, "/relay/rss_bytes");
+    positive(&ingested, "/relay/memory_bytes");
 
     let again = ["--connections", "2", "--rate", "3000"];
     let duplicates = bench.mode_with_corpus("duplicates", &again).await.unwrap();
@@ -144,7 +144,7 @@ async fn a_mixed_load_ends_without_errors() {
     assert_eq!(soaked["published"]["events"], EVENTS_LATER);
     assert_eq!(soaked["queries"]["count"], 20);
     positive(&soaked, "/delivered");
-    positive(&soaked, "/memory/1/rss_bytes");
+    positive(&soaked, "/memory/1/memory_bytes");
     bench.stop().await;
 }
 
@@ -154,7 +154,7 @@ async fn idle_connections_are_opened_and_subscribed() {
     let arguments = ["--connections", "40", "--subscribe", "--pid", &pid()];
     let idled = bench.mode("idle", &arguments).await.unwrap();
     assert_eq!(idled["connections"], 40);
-    positive(&idled, "/rss_bytes_with");
+    positive(&idled, "/memory_bytes_with");
     bench.stop().await;
 }
 
@@ -164,7 +164,39 @@ async fn the_machine_is_measured_without_a_relay() {
     let path: &Path = folder.path();
     let fsync = run("fsync", &["--writes", "20", path.to_str().unwrap()]).await.unwrap();
     assert_eq!(fsync["count"], 20);
-    positive(&run("verify", &["--seconds", "0.05"]).await.unwrap(), "/per_second_on_all_cores");
+    positive(&run("verify", &["--seconds", "0.05"]).await.unwrap(), "/per_second");
+}
+
+/// Ours against itself: the program stands beside the one that is tested.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_starts_its_relays_and_writes_its_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let within = |name: &str| folder.path().join(name).display().to_string();
+    let (corpus, list, table) = (within("corpus"), within("relays.json"), within("table.md"));
+    run("corpus", &["--events", "420", "--authors", "40", &corpus]).await.unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_aquifer-bench")).with_file_name("aquifer");
+    let command = json!([program, "run", "--data", "{folder}", "--listen", "127.0.0.1:{port}"]);
+    let relay = |name, durable| json!({ "name": name, "version": "1", "durable": durable, "command": command });
+    fs::write(&list, json!([relay("one", true), relay("other", false)]).to_string()).unwrap();
+    fs::write(&table, "before <!-- figures -->old<!-- end of figures --> after").unwrap();
+
+    let files =
+        ["--contenders", &list, "--corpus", &corpus, "--folder", &within(""), "--write", &table];
+    let events = ["--stored", "400", "--lone", "20", "--fanned-out", "3", "--connections", "10"];
+    let compared =
+        run("compare", &[&files[..], &events, &["--seconds", "0.05"]].concat()).await.unwrap();
+    for relay in compared["relays"].as_array().unwrap() {
+        assert_eq!(
+            relay["complaints"],
+            json!([]),
+            "cargo build --workspace makes what this starts"
+        );
+        assert_eq!(relay["passes"].as_array().unwrap().len(), 2);
+    }
+    let table = fs::read_to_string(&table).unwrap();
+    assert!(table.starts_with("before <!-- figures -->\n") && table.ends_with(" after"), "{table}");
+    assert!(!table.contains("old") && table.contains("| one 1 | other 1 |"), "{table}");
+    assert!(table.contains("| all right | all right |"), "{table}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
