@@ -72,7 +72,10 @@ fn questions(held: &Held) -> Vec<(&'static str, Filter)> {
             Filter { authors: Some(some), kinds: Some(vec![Kind(1)]), since: day, ..all() },
         ),
         ("the last day", Filter { since: day, ..all() }),
-        ("a #p and a #t", Filter { tags: [tag("p", &famous), tag("t", "nostr")].into(), ..all() }),
+        (
+            "a #p and a #t",
+            Filter { tags: [tag("p", &famous), tag("t", "bitcoin")].into(), ..all() },
+        ),
         ("10,000 authors, half of them silent", Filter { authors: Some(many), ..all() }),
         ("5,000 silent authors", Filter { authors: Some(held.silent.clone()), ..all() }),
     ]
