@@ -11,6 +11,7 @@
 //! `cargo build --workspace --all-targets && scripts/build-canister`.
 
 mod backup;
+mod cache;
 mod canister;
 mod deploy;
 mod durability;

@@ -98,6 +98,14 @@ impl World {
         Relay::start(options).await
     }
 
+    /// A granted relay with further words on its command line.
+    pub async fn relay_with(&self, more: &[&str]) -> Relay {
+        let mut options = self.relay_options();
+        options.more.extend(more.iter().map(|word| (*word).to_owned()));
+        self.grant(&options).await;
+        Relay::start(options).await
+    }
+
     /// A granted relay that looks at the canister this often.
     pub async fn relay_that_polls(&self, interval: Duration) -> Relay {
         let options = RelayOptions { poll_interval: Some(interval), ..self.relay_options() };
