@@ -95,22 +95,8 @@ impl Canister {
     where
         T: CandidType + for<'de> candid::Deserialize<'de>,
     {
-        let arguments = candid::encode_args(arguments).map_err(interface)?;
-        let query = self.agent.query(&self.id, method).with_arg(arguments);
+        let query = self.agent.query(&self.id, method).with_arg(encode(arguments)?);
         decode(&self.call(query.call()).await?)
-    }
-
-    async fn update<T>(
-        &self,
-        method: &str,
-        arguments: impl ArgumentEncoder,
-    ) -> Result<T, Layer2Error>
-    where
-        T: CandidType + for<'de> candid::Deserialize<'de>,
-    {
-        let arguments = candid::encode_args(arguments).map_err(interface)?;
-        let update = self.agent.update(&self.id, method).with_arg(arguments);
-        decode(&self.call(update.call_and_wait()).await?)
     }
 
     async fn call(
@@ -140,7 +126,8 @@ impl Layer2 for Canister {
 
     async fn save(&self, events: &[Vec<u8>]) -> Result<Vec<SaveOutcome>, Layer2Error> {
         let blobs: Vec<&Bytes> = events.iter().map(|event| Bytes::new(event)).collect();
-        let outcomes: Vec<SaveOutcome> = self.update("save_events", (blobs,)).await?;
+        let update = self.agent.update(&self.id, "save_events").with_arg(encode((blobs,))?);
+        let outcomes: Vec<SaveOutcome> = decode(&self.call(update.call_and_wait()).await?)?;
         // Acknowledge nothing on an answer we misread: that would lose events silently.
         if outcomes.len() != events.len() {
             let (asked, told) = (events.len(), outcomes.len());
@@ -200,6 +187,10 @@ fn readable<T>(answer: Answer<T, ReadError>) -> Result<T, Layer2Error> {
         }
         Answer::Err(error) => Err(Layer2Error::Interface(error.to_string())),
     }
+}
+
+fn encode(arguments: impl ArgumentEncoder) -> Result<Vec<u8>, Layer2Error> {
+    candid::encode_args(arguments).map_err(interface)
 }
 
 fn decode<T>(reply: &[u8]) -> Result<T, Layer2Error>

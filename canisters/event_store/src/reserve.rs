@@ -19,8 +19,21 @@ pub fn shortage(state: &State) -> Option<String> {
     })
 }
 
-/// As [`shortage`], and what the next message may need of stable memory is there afterwards.
+/// As [`shortage`], and what the next message may need of stable memory is there if nothing is short.
+/// The canister's log says when that changes.
 pub fn prepare(state: &mut State) -> Option<String> {
+    let shortage = make_room(state);
+    if shortage != state.read_only {
+        match &shortage {
+            Some(reason) => runtime::print(&format!("read-only: {reason}")),
+            None => runtime::print("read-only no more"),
+        }
+        state.read_only = shortage.clone();
+    }
+    shortage
+}
+
+fn make_room(state: &mut State) -> Option<String> {
     state.is_growth_refused = false;
     let shortage = shortage(state);
     if shortage.is_some() || state.memories.make_room() {

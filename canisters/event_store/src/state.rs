@@ -15,7 +15,7 @@ use crate::{
     memory::{self, Memories, Memory},
     metrics::Metrics,
     proof::Proofs,
-    reserve, runtime,
+    runtime,
 };
 
 /// How all that is in stable memory is laid out. Whoever changes that raises the number, and teaches
@@ -37,7 +37,7 @@ pub struct State {
     /// The last message asked for stable memory, and got none.
     pub is_growth_refused: bool,
     /// What the canister's log last said about it.
-    read_only: Option<String>,
+    pub read_only: Option<String>,
 }
 
 thread_local! {
@@ -142,19 +142,6 @@ impl State {
         let latest = soon + 30 * 86_400;
         let wake_at = |date: u64| date.saturating_add(EXPIRY_PATIENCE_SECONDS).clamp(soon, latest);
         runtime::set_alarm(self.events.is_untidy_at().map(wake_at));
-    }
-
-    /// Why nothing can be saved now, if so. What a message may need is there if it can.
-    pub fn shortage(&mut self) -> Option<String> {
-        let shortage = reserve::prepare(self);
-        if shortage != self.read_only {
-            match &shortage {
-                Some(reason) => runtime::print(&format!("read-only: {reason}")),
-                None => runtime::print("read-only no more"),
-            }
-            self.read_only = shortage.clone();
-        }
-        shortage
     }
 
     fn certify(&self) {

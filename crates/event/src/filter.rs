@@ -57,8 +57,9 @@ pub struct Filter {
 pub enum FilterError {
     #[error("not a filter: expected a JSON object")]
     NotAnObject,
+    /// The message has the cause in it, so that it is no source to be told once more.
     #[error("not a filter: {0}")]
-    Malformed(#[from] serde_json::Error),
+    Malformed(serde_json::Error),
 }
 
 impl Filter {
@@ -67,7 +68,7 @@ impl Filter {
         if text.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
             return Err(FilterError::NotAnObject);
         }
-        Ok(serde_json::from_slice(text)?)
+        serde_json::from_slice(text).map_err(FilterError::Malformed)
     }
 
     /// Whether a subscriber with this filter wants `event`. `limit` plays no part.

@@ -19,8 +19,9 @@ use crate::{Event, EventId, Kind, PublicKey, Signature, Tag, Timestamp};
 pub enum JsonError {
     #[error("not an event: expected a JSON object")]
     NotAnObject,
+    /// The message has the cause in it, so that it is no source to be told once more.
     #[error("not an event: {0}")]
-    Malformed(#[from] serde_json::Error),
+    Malformed(serde_json::Error),
 }
 
 /// The wire form. serde refuses a key that comes twice; keys that NIP-01 does not know are dropped.
@@ -43,7 +44,7 @@ impl Event {
             return Err(JsonError::NotAnObject);
         }
         let Wire { id, pubkey, created_at, kind, tags, content, sig } =
-            serde_json::from_slice(text)?;
+            serde_json::from_slice(text).map_err(JsonError::Malformed)?;
         Ok(Event { id, pubkey, created_at, kind, tags, content, sig })
     }
 

@@ -14,6 +14,7 @@
 //! assert!(reason.to_string().contains("id"));
 //! ```
 
+mod claim;
 mod filter;
 mod json;
 mod kind;

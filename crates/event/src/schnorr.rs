@@ -21,7 +21,7 @@ use k256::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::verify::Claim;
+use crate::claim::Claim;
 
 /// Below this many signatures, the sum costs more than to check each by itself.
 const BATCH_MIN: usize = 8;

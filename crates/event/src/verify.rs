@@ -5,7 +5,7 @@
 
 #[cfg(target_family = "wasm")]
 use crate::schnorr as engine;
-use crate::{Event, EventId, PublicKey, Signature};
+use crate::{Event, EventId, PublicKey, Signature, claim::Claim};
 
 /// Why an event cannot be what its author published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,19 +72,11 @@ fn are_signed(events: &[&Event]) -> Vec<bool> {
     engine::check_all(&claims.collect::<Vec<_>>())
 }
 
-/// That `pubkey` signed `id` with `sig`.
-#[derive(Clone, Copy)]
-pub(crate) struct Claim<'a> {
-    pub pubkey: &'a PublicKey,
-    pub id: &'a EventId,
-    pub sig: &'a Signature,
-}
-
 #[cfg(not(target_family = "wasm"))]
 mod engine {
     use secp256k1::{XOnlyPublicKey, schnorr};
 
-    use super::Claim;
+    use crate::claim::Claim;
 
     pub fn check(claim: Claim<'_>) -> bool {
         XOnlyPublicKey::from_byte_array(claim.pubkey.0).is_ok_and(|key| {

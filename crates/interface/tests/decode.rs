@@ -1,26 +1,16 @@
 //! Arguments of every shape that a method takes, out of bytes of every kind.
 
+mod methods;
+
 use std::time::{Duration, Instant};
 
 use candid::{CandidType, Encode, Principal};
 use interface::{
-    Argument, ByteBuf, ChangesFrom, ChangesRequest, Config, Encoding, EventBytes, Filter, IdBytes,
-    Init, QueryRequest, Role, decode_arguments,
+    Argument, ByteBuf, ChangesFrom, ChangesRequest, Config, Encoding, Filter, Init, QueryRequest,
+    Role, decode_arguments,
 };
+use methods::decode_as_every_method;
 use proptest::{collection::vec, prelude::*};
-
-/// What the methods take, each kind of argument list once.
-fn decode_as_every_method(bytes: &[u8]) {
-    decode_arguments::<(Vec<EventBytes>,)>(bytes).ok();
-    decode_arguments::<(QueryRequest,)>(bytes).ok();
-    decode_arguments::<(Vec<IdBytes>, Option<Encoding>)>(bytes).ok();
-    decode_arguments::<(Vec<Filter>,)>(bytes).ok();
-    decode_arguments::<(ChangesRequest,)>(bytes).ok();
-    decode_arguments::<(ByteBuf, Option<Filter>)>(bytes).ok();
-    decode_arguments::<(Principal, Role, String)>(bytes).ok();
-    decode_arguments::<(Config,)>(bytes).ok();
-    decode_arguments::<(Option<Argument>,)>(bytes).ok();
-}
 
 fn filter() -> Filter {
     Filter {

@@ -9,7 +9,7 @@ use interface::{
     DeleteOutcome, Deletion, Done, Encoding, EventBytes, HttpRequest, HttpResponse, IdBytes, Init,
     Member, QueryPage, QueryRequest, RelayEntry, RelayInfo, Role, SaveOutcome, Status, Tip, What,
 };
-use pocket_ic::{PocketIcBuilder, RejectResponse, nonblocking::PocketIc};
+use pocket_ic::{CanisterSettings, PocketIcBuilder, RejectResponse, nonblocking::PocketIc};
 use serde::de::DeserializeOwned;
 
 use crate::world::{artifacts, server};
@@ -165,6 +165,18 @@ impl Canister {
     async fn configure(&self, config: Config) {
         let done: Done = self.update(Who::Owner, "configure", (config,)).await;
         assert_eq!(done, Done::Ok(()));
+    }
+
+    /// Sets the limit of the wasm memory, and how little room left makes the system call the hook.
+    async fn limit_heap(&self, limit: u64, threshold: u64) {
+        let settings = CanisterSettings {
+            wasm_memory_limit: Some(limit.into()),
+            wasm_memory_threshold: Some(threshold.into()),
+            ..CanisterSettings::default()
+        };
+        let controller = Some(Who::Controller.principal());
+        self.pic.update_canister_settings(self.id, controller, settings).await.unwrap();
+        self.pic.tick().await;
     }
 
     /// Unix time, there.
@@ -423,6 +435,29 @@ async fn a_canister_short_of_cycles_is_read_only_until_it_is_topped_up() {
     let page: HttpResponse = it.query(Who::Anonymous, "http_request", (get("/"),)).await;
     assert!(String::from_utf8_lossy(&page.body).contains("read-only"));
     it.pic.add_cycles(it.id, PLENTY).await;
+    assert!(matches!(it.save(Who::RelayA, &[note(1, 2, "")]).await[0], SaveOutcome::Saved(_)));
+    assert_eq!(it.status().await.read_only, None);
+    it.end().await;
+}
+
+#[tokio::test]
+async fn a_canister_whose_heap_is_nearly_full_is_read_only_until_it_has_a_higher_limit() {
+    let it = Canister::install(Config::default()).await;
+    assert!(matches!(it.save(Who::RelayA, &[note(1, 1, "")]).await[0], SaveOutcome::Saved(_)));
+    let heap = it.status().await.heap_bytes;
+    it.limit_heap(heap + (8 << 20), 16 << 20).await;
+    let reason = it.status().await.read_only.expect("the system has called the hook");
+    assert!(reason.starts_with("the wasm memory is nearly full"), "{reason}");
+    let outcomes = it.save(Who::RelayA, &[note(1, 2, "")]).await;
+    assert_eq!(outcomes, [SaveOutcome::Refused(format!("read-only: {reason}"))]);
+    let log = it.pic.fetch_canister_logs(it.id, Who::Controller.principal()).await.unwrap();
+    let line = format!("read-only: {reason}");
+    assert!(log.iter().any(|record| record.content == line.as_bytes()), "{log:?}");
+    assert_eq!(it.everything().await.len(), 1, "reading goes on");
+
+    it.limit_heap(heap + (64 << 20), 16 << 20).await;
+    assert!(is_read_only(&it.save(Who::RelayA, &[note(1, 2, "")]).await[0]), "nobody told it");
+    it.configure(Config::default()).await;
     assert!(matches!(it.save(Who::RelayA, &[note(1, 2, "")]).await[0], SaveOutcome::Saved(_)));
     assert_eq!(it.status().await.read_only, None);
     it.end().await;

@@ -3,7 +3,7 @@
 use interface::Config;
 
 use super::check_owner;
-use crate::{runtime, state::State};
+use crate::{reserve, runtime, state::State};
 
 pub fn configure(state: &mut State, config: &Config) -> Result<(), String> {
     check_owner(state)?;
@@ -11,7 +11,7 @@ pub fn configure(state: &mut State, config: &Config) -> Result<(), String> {
     // Whoever raised the heap's limit says so by this call; if it is low again, the system says so.
     state.is_heap_low = false;
     runtime::print(&format!("configured by {}", runtime::caller()));
-    state.shortage();
+    reserve::prepare(state);
     Ok(())
 }
 

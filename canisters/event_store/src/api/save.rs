@@ -9,7 +9,9 @@ use index::{CREATED_AT_MAX, Seq};
 use interface::{EventBytes, SAVE_EVENTS_MAX, SaveCost, SaveOutcome};
 
 use super::cut;
-use crate::{config::Limits, members::Account, room::is_time_to_save, runtime, state::State};
+use crate::{
+    config::Limits, members::Account, reserve, room::is_time_to_save, runtime, state::State,
+};
 
 /// So many signatures are checked at once. Each becomes cheaper by it, down to about 300; and as long
 /// as a batch takes, no other call is served and nobody looks at the time.
@@ -20,7 +22,7 @@ pub fn save_events(state: &mut State, events: &[EventBytes]) -> Vec<SaveOutcome>
     if !state.caller_may_write() {
         return vec![SaveOutcome::Refused("the caller is no relay".into()); events.len()];
     }
-    let outcomes = match state.shortage() {
+    let outcomes = match reserve::prepare(state) {
         Some(reason) => {
             vec![SaveOutcome::Refused(format!("read-only: {reason}")); events.len()]
         }

@@ -1,6 +1,6 @@
 //! What the canister does when it wakes by itself: it takes out what is over.
 
-use crate::{room::is_time_to_tidy, runtime, state::State};
+use crate::{reserve, room::is_time_to_tidy, runtime, state::State};
 
 /// One round. If it does not get through, the alarm is set for the next.
 pub fn tidy(state: &mut State) {
@@ -18,5 +18,5 @@ pub fn tidy(state: &mut State) {
 /// The system says that the heap is nearly full.
 pub fn heap_is_low(state: &mut State) {
     state.is_heap_low = true;
-    state.shortage();
+    reserve::prepare(state);
 }

@@ -39,8 +39,7 @@ impl Dfx {
         method: &str,
         arg: Vec<u8>,
     ) -> Vec<u8> {
-        let call = self.agent.update(&canister, method).with_effective_canister_id(effective);
-        self.runtime.block_on(call.with_arg(arg).call_and_wait()).unwrap()
+        self.runtime.block_on(update_as(&self.agent, canister, effective, method, arg))
     }
 
     /// A call to the management canister about `canister`.

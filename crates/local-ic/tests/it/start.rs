@@ -67,9 +67,7 @@ impl Started {
         method: &str,
         arg: Vec<u8>,
     ) -> Vec<u8> {
-        let agent = self.agent();
-        let call = agent.update(&canister, method).with_effective_canister_id(effective);
-        self.runtime.block_on(call.with_arg(arg).call_and_wait()).unwrap()
+        self.runtime.block_on(update_as(&self.agent(), canister, effective, method, arg))
     }
 
     fn install(&self) -> Principal {

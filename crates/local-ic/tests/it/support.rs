@@ -7,6 +7,7 @@ use std::sync::Once;
 use std::time::{Duration, Instant, SystemTime};
 
 use candid::{CandidType, Principal};
+use ic_agent::Agent;
 use pocket_ic::{PocketIc, PocketIcBuilder, RejectResponse};
 
 pub fn binary() -> PathBuf {
@@ -131,6 +132,18 @@ pub fn send_with(method: &str, url: &str, headers: &str, body: &[u8]) -> Answer 
     let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     Answer { status: head[9..12].parse().unwrap(), head, body: answer.split_off(end + 4) }
+}
+
+/// An update call as tools make it, who may address one canister on behalf of another.
+pub async fn update_as(
+    agent: &Agent,
+    canister: Principal,
+    effective: Principal,
+    method: &str,
+    arg: Vec<u8>,
+) -> Vec<u8> {
+    let call = agent.update(&canister, method).with_effective_canister_id(effective);
+    call.with_arg(arg).call_and_wait().await.unwrap()
 }
 
 /// Waits for something another process does; there is nothing to be notified by.
