@@ -191,6 +191,16 @@ impl<'e> Change<'e> {
         self.databases.aside.clear(&mut self.txn)
     }
 
+    /// Takes out what the operator names, rows of the outbox included.
+    pub fn delete(&mut self, ids: &[EventId]) -> Result<()> {
+        for id in ids {
+            if let Some(seq) = self.seq_of(id)? {
+                self.remove(seq)?;
+            }
+        }
+        Ok(())
+    }
+
     pub fn put_text(&mut self, name: &str, text: &str) -> Result<()> {
         if self.databases.texts.get(&self.txn, name)? == Some(text) {
             return Ok(());

@@ -18,9 +18,10 @@
 //!   1. L2 has answered for it ([`Writer::settle`]), or
 //!   2. the event itself came from L2 later, so L2 holds it, or
 //!   3. another event superseded it, deleted it or made it vanish, and that one has a row of its own or came from L2.
-//!      L2 would refuse the old event once it has the new one, and it has it or is going to be asked.
+//!      L2 would refuse the old event once it has the new one, and it has it or is going to be asked, or
 //!   4. the event expired, and L2 would refuse it, or
-//!   5. there is no L2, and a collection took the event.
+//!   5. whoever runs the relay deleted the event ([`Writer::delete`]), or
+//!   6. there is no L2, and a collection took the event.
 //! * What L2 refuses is not lost: its event stays here, and its row is kept aside with the reason.
 //! * An event that came from L2 never gets a row, so nothing echoes.
 //! * A body that only this store has, by an outbox row or aside, is never given up while there is an L2.
@@ -35,6 +36,8 @@
 //!   failure: LMDB writes to free pages alone and names them last, so a commit that found no room has
 //!   changed nothing, and the next one writes every page anew that it needs.
 //! * The map grows while nobody reads, and a thread that reads does not begin a second read meanwhile.
+//!
+//! [`Store::verify`] checks on the disk what of this lies there.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -56,18 +59,22 @@ mod collector;
 mod databases;
 mod environment;
 mod observer;
+mod offline;
 mod room;
 mod served;
 mod snapshot;
 mod store;
 mod usage;
+mod verify;
 mod writer;
 
 pub use change::{Layer2Change, Origin, Outcome, Settlement};
 pub use collector::{CollectError, Collected, Collector, Policy};
 pub use index::Seq;
 pub use observer::{Batch, Observer};
+pub use offline::{Compacted, compact, destroy, is_store};
 pub use room::Pauses;
 pub use store::{Aside, Clock, OpenError, Options, ReadError, Stats, Store};
 pub use usage::Usage;
+pub use verify::{Finding, Invariant};
 pub use writer::{WriteError, Writer};

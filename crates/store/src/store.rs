@@ -130,7 +130,7 @@ pub struct Aside {
 /// The readers' side. Clones are cheap; calls block, but only for as long as LMDB needs.
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 /// What reading and writing share.
@@ -149,7 +149,7 @@ pub(crate) struct Inner {
 }
 
 /// The folder, taken for this process.
-struct Lock(File);
+pub(crate) struct Lock(File);
 
 impl Drop for Lock {
     /// To close the file would not do: a child process that is being spawned on another thread holds
@@ -323,6 +323,13 @@ impl Store {
         Ok(found)
     }
 
+    /// Whether L2 does not hold the event at this place, as far as is known.
+    pub fn is_only_here(&self, seq: Seq) -> Result<bool, ReadError> {
+        let Snapshot { databases, txn, .. } = &self.snapshot()?;
+        let waits = databases.outbox.get(txn, &seq.0)?.is_some();
+        Ok(waits || databases.aside.get(txn, &seq.0)?.is_some())
+    }
+
     /// The place in L2's log to ask for next, as the last page of its feed gave it.
     pub fn l2_cursor(&self) -> Result<Option<u64>, ReadError> {
         let Snapshot { databases, txn, .. } = &self.snapshot()?;
@@ -374,7 +381,7 @@ fn packed(bytes: &[u8]) -> Result<Packed<'_>, ReadError> {
 
 /// Makes the folder and takes it. LMDB's own lock lets several processes in; two of ours would each
 /// believe to be the one writer, and followers would not hear of the other's commits.
-fn lock(folder: &Path) -> Result<Lock, OpenError> {
+pub(crate) fn lock(folder: &Path) -> Result<Lock, OpenError> {
     let failed =
         |cause: io::Error| OpenError::Failed { folder: folder.into(), cause: cause.into() };
     fs::create_dir_all(folder).map_err(failed)?;

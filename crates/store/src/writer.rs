@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use event::Verified;
+use event::{EventId, Verified};
 use heed::MdbError;
 use index::Seq;
 use tokio::sync::{mpsc, oneshot};
@@ -97,6 +97,7 @@ enum Task {
     Collect { seqs: Vec<Seq>, terms: Arc<Terms>, done: Arc<AtomicUsize> },
     Prune { seqs: Vec<Seq>, done: Arc<AtomicUsize> },
     ForgetArrivals,
+    Delete { ids: Vec<EventId> },
     Text { name: &'static str, text: String },
 }
 
@@ -186,6 +187,15 @@ impl Writer {
 
     pub(crate) async fn forget_arrivals(&self) -> Result<(), WriteError> {
         self.call(Task::ForgetArrivals).await.map(drop)
+    }
+
+    /// Takes events out of this store, because whoever runs it says so. They leave no tombstones: a
+    /// client, or L2, may bring them again. What L2 had not got yet it will not get from here.
+    pub async fn delete(&self, ids: Vec<EventId>) -> Result<(), WriteError> {
+        for ids in ids.chunks(BATCH_EVENTS_MAX) {
+            self.call(Task::Delete { ids: ids.into() }).await?;
+        }
+        Ok(())
     }
 
     /// Keeps a small text of the relay's under a name of 1 to 100 bytes. To turn to another L2, first
@@ -443,6 +453,7 @@ impl Task {
                 (changes.len(), changes.iter().map(bytes).sum())
             }
             Task::Settle { rows } => (rows.len(), 0),
+            Task::Delete { ids } => (ids.len(), 0),
             Task::Revive { events } => (events.len(), events.iter().map(New::bytes).sum()),
             Task::Collect { seqs, .. } | Task::Prune { seqs, .. } => (seqs.len(), 0),
             Task::NoteServed { seqs } => (seqs.len(), 0),
@@ -487,6 +498,7 @@ impl Task {
             }
             Task::Prune { seqs, done } => for_a_while(seqs, done, |seq| change.prune(seq))?,
             Task::ForgetArrivals => change.forget_arrivals()?,
+            Task::Delete { ids } => change.delete(ids)?,
             Task::Text { name, text } => change.put_text(name, text)?,
         }
         Ok(Vec::new())

@@ -159,6 +159,21 @@ async fn seqs_are_never_used_twice() {
 }
 
 #[tokio::test]
+async fn what_the_operator_deletes_goes_with_its_row_and_may_come_again() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    let (waiting, refused) = (note("waiting"), note("refused"));
+    save(&writer, &waiting, Origin::Client).await;
+    let row = save(&writer, &refused, Origin::Client).await;
+    writer.settle(vec![(row, Settlement::Refused("why".into()))]).await.unwrap();
+    let unknown = note("unknown").id;
+    writer.delete(vec![waiting.id, unknown, refused.id]).await.unwrap();
+    let stats = store.stats().unwrap();
+    assert_eq!((stats.events, stats.outbox, stats.aside), (0, 0, 0));
+    assert_eq!(save(&writer, &waiting, Origin::Layer2).await, Seq(2));
+}
+
+#[tokio::test]
 async fn rules_and_limits_have_their_outcomes() {
     let folder = folder();
     let (store, writer) = open(folder.path());
