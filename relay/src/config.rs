@@ -16,7 +16,7 @@ use figment::{
     providers::{Env, Format, Serialized, Toml},
 };
 use serde::{Deserialize, Serialize};
-use store::Policy;
+use store::{Options, Policy};
 use url::Url;
 
 /// The API gateway of the Internet Computer's mainnet.
@@ -218,6 +218,14 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+impl Config {
+    /// How L1 is opened.
+    pub fn store_options(&self) -> Options {
+        let bytes_max = self.cache.as_ref().map_or(usize::MAX, |cache| cache.bytes_max as usize);
+        Options { bytes_max, ..Options::default() }
+    }
+}
+
 /// Which canister to share, and how to reach it.
 #[derive(Clone, Debug)]
 pub struct Layer2Config {
@@ -273,6 +281,11 @@ pub struct Limits {
 }
 
 impl Settings {
+    /// Settings that say which relay on this machine.
+    pub fn of_data(data: Option<PathBuf>) -> Settings {
+        Settings { data, ..Settings::default() }
+    }
+
     /// Settings that say which canister, and who asks.
     pub fn of_layer2(
         canister: Option<String>,

@@ -11,6 +11,8 @@ pub mod client;
 mod clock;
 mod collector;
 pub mod config;
+pub mod control;
+pub mod db;
 mod delta;
 pub mod identity;
 mod ingest;
@@ -31,7 +33,11 @@ mod subscriptions;
 mod verifier;
 mod wire;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use event::{Filter, Timestamp};
@@ -46,6 +52,7 @@ use tracing::{info, warn};
 use crate::{
     collector::Collecting,
     config::Config,
+    control::{Control, Desk},
     delta::Delta,
     identity::Identity,
     ingest::{Admission, Ingest},
@@ -121,6 +128,8 @@ pub async fn run(
     let metrics = Arc::new(Metrics::default());
     let (store, writer) = open_store(&config, metrics.clone())?;
     let tasks = TaskTracker::new();
+    let desk = Desk { store: store.clone(), writer: writer.clone() };
+    take_requests(&config.data, desk, &tasks, &stop);
     let delta = Delta::start(&store);
     tasks.spawn(delta.clone().follow_commits(store.clone(), stop.clone()));
     let revival = Revival {
@@ -181,11 +190,23 @@ pub async fn run(
 }
 
 fn open_store(config: &Config, metrics: Arc<Metrics>) -> anyhow::Result<(Store, Writer)> {
-    let folder = config.data.join("events");
-    let bytes_max = config.cache.as_ref().map_or(usize::MAX, |cache| cache.bytes_max as usize);
-    let options = Options { observer: metrics, bytes_max, ..Options::default() };
+    let folder = store_in(&config.data);
+    let options = Options { observer: metrics, ..config.store_options() };
     Store::open(&folder, options)
         .with_context(|| format!("opening the store in {}", folder.display()))
+}
+
+/// Where the store is, in a relay's data folder.
+fn store_in(data: &Path) -> PathBuf {
+    data.join("events")
+}
+
+/// Opens the control socket. A relay can do without, where its folder's name is too long for one.
+fn take_requests(data: &Path, desk: Desk, tasks: &TaskTracker, stop: &CancellationToken) {
+    match Control::open(data) {
+        Ok(control) => drop(tasks.spawn(control.serve(desk, stop.clone()))),
+        Err(cause) => warn!(%cause, "no control socket: `aquifer db` has to wait for a stop"),
+    }
 }
 
 /// What everything that talks to L2 needs.

@@ -7,6 +7,7 @@ use aquifer::{
     Listeners,
     client::{Export, Import, export, import},
     config::{Config, LogFormat, Settings},
+    db::{self, Db},
     identity::Identity,
     l2::{self, L2},
     layer2::{Canister, Layer2},
@@ -33,6 +34,7 @@ enum Command {
     Import(Import),
     Export(Export),
     L2(L2),
+    Db(Db),
 }
 
 /// Run a relay in the foreground, until ctrl-c or SIGTERM
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Command::Import(arguments) => in_runtime(import(arguments)),
         Command::Export(arguments) => in_runtime(export(arguments)),
         Command::L2(arguments) => in_runtime(l2::run(arguments)),
+        Command::Db(arguments) => in_runtime(db::run(arguments)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -85,7 +88,11 @@ fn main() -> ExitCode {
 }
 
 fn in_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tokio::runtime::Runtime::new().context("starting the runtime")?.block_on(work)
+    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+    let result = runtime.block_on(work);
+    // A read of standard input that nobody waits for any more would hold up an ordinary end.
+    runtime.shutdown_background();
+    result
 }
 
 fn show_key(arguments: &Key) -> anyhow::Result<()> {

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Under this name L1 remembers which L2 its cursor belongs to.
-const CURSOR_OF: &str = "layer2";
+pub const CURSOR_OF: &str = "layer2";
 
 /// The way down from L2.
 pub struct Poll {

@@ -3,17 +3,14 @@
 //! Relays cap answers, so it asks page by page, each up to the oldest date of the one before; events
 //! of that second come again and are left out.
 
-use std::{
-    collections::HashSet,
-    io::{self, ErrorKind, Write},
-};
+use std::collections::HashSet;
 
 use anyhow::{Context, bail};
 use clap::Args;
 use event::{Event, EventId, Filter, Timestamp, verify};
 use serde_json::value::RawValue;
 
-use super::Connection;
+use super::{Connection, Output};
 
 /// Events asked for at a time.
 const PAGE_EVENTS: u64 = 500;
@@ -41,12 +38,12 @@ pub async fn export(arguments: Export) -> anyhow::Result<()> {
         left: filter.limit.unwrap_or(u64::MAX),
         filter,
         tied: HashSet::new(),
-        written: 0,
+        output: Output::new(),
         invalid: 0,
     };
     let result = exporting.run(&mut connection).await;
     connection.close().await;
-    eprintln!("wrote {} events", exporting.written);
+    eprintln!("wrote {} events", exporting.output.written);
     if exporting.invalid > 0 {
         eprintln!("left out {} that are not valid", exporting.invalid);
     }
@@ -58,7 +55,7 @@ struct Exporting {
     left: u64,
     /// Ids of the second that the next page starts with.
     tied: HashSet<EventId>,
-    written: u64,
+    output: Output,
     invalid: u64,
 }
 
@@ -71,11 +68,13 @@ impl Exporting {
                 page.iter().filter(|event| !self.tied.contains(&event.id)).collect();
             let found_new = !new.is_empty();
             for event in new.into_iter().take(usize::try_from(self.left).unwrap_or(usize::MAX)) {
-                if !write_line(&event.to_json())? {
+                if !self.output.write(&event.to_json())? {
                     return Ok(());
                 }
-                self.written += 1;
                 self.left -= 1;
+            }
+            if !self.output.flush()? {
+                return Ok(());
             }
             if !self.step(oldest, &page, found_new) {
                 break;
@@ -163,14 +162,5 @@ fn read(frame: &str) -> Answer<'_> {
     match serde_json::from_str::<(&str, &str)>(frame) {
         Ok(("EOSE", SUBSCRIPTION)) => Answer::Eose,
         _ => Answer::Other,
-    }
-}
-
-/// False: whoever reads has seen enough.
-fn write_line(line: &str) -> io::Result<bool> {
-    match writeln!(io::stdout().lock(), "{line}") {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error),
     }
 }

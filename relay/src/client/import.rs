@@ -1,17 +1,13 @@
 //! `aquifer import`: publishes a JSONL file over the websocket.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-    path::PathBuf,
-};
+use std::{collections::HashMap, fmt, path::PathBuf};
 
 use clap::Args;
 use event::{Event, EventId};
 use serde::Serialize;
 
 use super::{
-    Connection,
+    Connection, Tally,
     jsonl::{Lines, NotAnEvent, Progress},
 };
 
@@ -39,33 +35,19 @@ pub struct Import {
 /// What became of the lines.
 #[derive(Debug, Default, Serialize)]
 struct Summary {
-    accepted: u64,
-    duplicate: u64,
-    /// By the relay's reason.
-    refused: BTreeMap<String, u64>,
-    /// Lines that are no event.
-    invalid: u64,
+    #[serde(flatten)]
+    tally: Tally,
     /// Events that were sent, and never answered.
     unanswered: u64,
 }
 
-impl Summary {
-    fn in_short(&self) -> String {
-        let refused: u64 = self.refused.values().sum();
-        format!("accepted {}, duplicate {}, refused {refused}", self.accepted, self.duplicate)
-    }
-}
-
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.in_short())?;
-        if self.invalid > 0 {
-            write!(f, ", not an event {}", self.invalid)?;
+        write!(f, "{}", self.tally)?;
+        match self.unanswered {
+            0 => Ok(()),
+            unanswered => write!(f, "\n{unanswered} were sent and never answered"),
         }
-        if self.unanswered > 0 {
-            write!(f, ", unanswered {}", self.unanswered)?;
-        }
-        self.refused.iter().try_for_each(|(reason, count)| write!(f, "\n  {count} × {reason}"))
     }
 }
 
@@ -74,12 +56,12 @@ pub async fn import(arguments: Import) -> anyhow::Result<()> {
     let lines = Lines::open(&arguments.file).await?;
     let mut connection = Connection::open(&arguments.relay).await?;
     let progress = Progress::of_bytes(lines.bytes());
-    let mut importing = Importing { summary: Summary::default(), in_flight: HashMap::new() };
+    let mut importing = Importing { tally: Tally::default(), in_flight: HashMap::new() };
     let result = importing.run(lines, &mut connection, &progress).await;
     progress.finish();
     connection.close().await;
-    let mut summary = importing.summary;
-    summary.unanswered = importing.in_flight.values().sum();
+    let unanswered = importing.in_flight.values().sum();
+    let summary = Summary { tally: importing.tally, unanswered };
     if arguments.json {
         println!("{}", serde_json::to_string(&summary)?);
     } else {
@@ -89,7 +71,7 @@ pub async fn import(arguments: Import) -> anyhow::Result<()> {
 }
 
 struct Importing {
-    summary: Summary,
+    tally: Tally,
     /// How often each unanswered event was sent: a file may repeat itself.
     in_flight: HashMap<EventId, u64>,
 }
@@ -111,11 +93,11 @@ impl Importing {
             while sent >= WINDOW_EVENTS {
                 sent -= self.answer(&connection.receive().await?, progress);
             }
-            progress.advance(line.bytes(), self.summary.in_short());
+            progress.advance(line.bytes(), self.tally.in_short());
         }
         while sent > 0 {
             sent -= self.answer(&connection.receive().await?, progress);
-            progress.advance(0, self.summary.in_short());
+            progress.advance(0, self.tally.in_short());
         }
         Ok(())
     }
@@ -128,7 +110,7 @@ impl Importing {
         match line? {
             Ok(event) => Some(event),
             Err(error) => {
-                self.summary.invalid += 1;
+                self.tally.invalid += 1;
                 progress.report(&error.to_string());
                 None
             }
@@ -144,7 +126,7 @@ impl Importing {
                 if *count == 0 {
                     self.in_flight.remove(&id);
                 }
-                self.tally(accepted, message);
+                self.count(accepted, message);
                 1
             }
             _ => {
@@ -154,13 +136,13 @@ impl Importing {
         }
     }
 
-    fn tally(&mut self, accepted: bool, message: String) {
+    fn count(&mut self, accepted: bool, message: String) {
         if message.starts_with("duplicate:") {
-            self.summary.duplicate += 1;
+            self.tally.duplicate += 1;
         } else if accepted {
-            self.summary.accepted += 1;
+            self.tally.accepted += 1;
         } else {
-            *self.summary.refused.entry(message).or_default() += 1;
+            self.tally.refuse(message);
         }
     }
 }

@@ -3,6 +3,7 @@
 mod export;
 mod import;
 mod jsonl;
+mod tally;
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use anyhow::{Context, bail};
 pub use export::{Export, export};
 use futures_util::{SinkExt, StreamExt};
 pub use import::{Import, import};
-pub(crate) use jsonl::{Lines, Progress};
+pub(crate) use jsonl::{Line, Lines, Output, Progress, open};
+pub use tally::Tally;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async_with_config,

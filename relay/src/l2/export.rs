@@ -5,15 +5,13 @@
 //! no harm where the file holds the reason too (a newer version, a deletion); what an operator deletes
 //! by hand meanwhile has to be deleted again after the file is put back.
 
-use std::io::{BufWriter, Write};
-
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 use event::{Event, Packed, verify};
 
 use super::{Where, insist};
 use crate::{
-    client::Progress,
+    client::{Output, Progress},
     layer2::{Layer2, What},
 };
 
@@ -35,31 +33,25 @@ pub struct Export {
 pub async fn export(arguments: Export) -> anyhow::Result<()> {
     let store = arguments.at.open()?;
     let progress = Progress::of_entries();
-    let mut exporting = Exporting {
-        next: arguments.from,
-        output: BufWriter::new(std::io::stdout()),
-        written: 0,
-        invalid: 0,
-    };
+    let mut exporting = Exporting { next: arguments.from, output: Output::new(), invalid: 0 };
     let result = exporting.run(&store, &progress).await;
     progress.finish();
-    let flushed = exporting.output.flush().context("writing to standard output");
-    eprintln!("wrote {} events; seq {} is next", exporting.written, exporting.next);
+    let flushed = exporting.output.flush();
+    eprintln!("wrote {} events; seq {} is next", exporting.output.written, exporting.next);
     if exporting.invalid > 0 {
         eprintln!("left out {} that are not valid", exporting.invalid);
     }
-    result.and(flushed)
+    result.and(flushed.and_then(check_is_read))
 }
 
-struct Exporting<W> {
+struct Exporting {
     /// Up to where the log has been written.
     next: u64,
-    output: W,
-    written: u64,
+    output: Output,
     invalid: u64,
 }
 
-impl<W: Write> Exporting<W> {
+impl Exporting {
     async fn run(&mut self, store: &impl Layer2, progress: &Progress) -> anyhow::Result<()> {
         loop {
             let page = insist(async || store.changes(self.next).await, progress)
@@ -72,7 +64,7 @@ impl<W: Write> Exporting<W> {
                 }
             }
             self.next = page.next;
-            progress.advance(entries, format!("{} events", self.written));
+            progress.advance(entries, format!("{} events", self.output.written));
             progress.set_ahead(page.length.saturating_sub(page.next));
             if page.next >= page.length {
                 return Ok(());
@@ -82,11 +74,7 @@ impl<W: Write> Exporting<W> {
 
     fn write(&mut self, packed: &[u8], seq: u64, progress: &Progress) -> anyhow::Result<()> {
         match check(packed) {
-            Ok(event) => {
-                writeln!(self.output, "{}", event.to_json())
-                    .context("writing to standard output")?;
-                self.written += 1;
-            }
+            Ok(event) => check_is_read(self.output.write(&event.to_json())?)?,
             Err(error) => {
                 self.invalid += 1;
                 progress.report(&format!("left out seq {seq}: {error}"));
@@ -94,6 +82,12 @@ impl<W: Write> Exporting<W> {
         }
         Ok(())
     }
+}
+
+/// A backup that nobody reads to its end is none.
+fn check_is_read(is_read: bool) -> anyhow::Result<()> {
+    ensure!(is_read, "standard output was closed");
+    Ok(())
 }
 
 fn check(packed: &[u8]) -> anyhow::Result<Event> {

@@ -13,6 +13,7 @@
 mod backup;
 mod cache;
 mod canister;
+mod db;
 mod deploy;
 mod durability;
 mod events;

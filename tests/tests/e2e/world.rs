@@ -2,6 +2,7 @@
 
 use std::{
     io::Write,
+    path::Path,
     process::{Output, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
@@ -194,6 +195,25 @@ impl Relay {
         Relay { run: RelayProcess::start(&artifacts(), options).await.unwrap() }
     }
 
+    /// A relay that shares its events with nobody, with its data in `folder`.
+    pub async fn alone(folder: &Path) -> Relay {
+        let options = RelayOptions {
+            name: "alone".into(),
+            data: folder.into(),
+            port: 0,
+            canister: None,
+            gateway: String::new(),
+            poll_interval: None,
+            more: Vec::new(),
+            environment: Vec::new(),
+            echo: Echo::OnPanic,
+        };
+        let relay = Relay::start(options).await;
+        // From here on it has its store.
+        relay.client().await;
+        relay
+    }
+
     pub fn name(&self) -> &str {
         self.run.process().name()
     }
@@ -256,7 +276,7 @@ impl Relay {
 }
 
 /// Runs `aquifer` to its end.
-async fn aquifer<'a>(words: impl Iterator<Item = &'a str>, input: Vec<u8>) -> Output {
+pub async fn aquifer<'a>(words: impl Iterator<Item = &'a str>, input: Vec<u8>) -> Output {
     let mut command = tokio::process::Command::new(artifacts().aquifer().unwrap());
     command.args(words).kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

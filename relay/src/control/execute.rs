@@ -1,0 +1,181 @@
+//! What each request does.
+
+use std::ops::ControlFlow;
+
+use anyhow::Context;
+use event::{EventId, Filter};
+use index::{Cursor, Found, Reader, Scan, Take};
+use store::{Finding, ReadError, Seq};
+use tokio::sync::mpsc;
+
+use super::{
+    Checked, Counted, Desk, Figures, Reply, Request,
+    conversation::{Input, Replies},
+    export::{export, export_oldest_first},
+    import::import,
+};
+use crate::poll::CURSOR_OF;
+
+/// Events that are looked up at a time; deleted, they are one transaction.
+const MATCHES_MAX: usize = 1_000;
+
+/// Carries out one request. An error is told to the client.
+pub async fn execute(
+    request: Request,
+    input: Input,
+    replies: &mut Replies,
+    desk: &Desk,
+) -> anyhow::Result<()> {
+    let last = match request {
+        Request::Stats => Reply::Stats(stats(desk).await?),
+        Request::Import => Reply::Imported(import(input, replies, desk).await?),
+        Request::Export { filter, oldest_first: false } => {
+            return export(filter, replies, desk).await;
+        }
+        Request::Export { filter, oldest_first: true } => {
+            return export_oldest_first(filter, replies, desk).await;
+        }
+        Request::Count { filter } => Reply::Counted(count(filter, replies, desk).await?),
+        Request::Delete { filter, before } => {
+            Reply::Deleted { events: delete(filter, Seq(before), replies, desk).await? }
+        }
+        Request::Verify => Reply::Verified(verify(replies, desk).await?),
+    };
+    Ok(replies.send(&last).await?)
+}
+
+async fn stats(desk: &Desk) -> anyhow::Result<Figures> {
+    let store = desk.store.clone();
+    let figures = read(move || {
+        let stats = store.stats()?;
+        Ok(Figures {
+            events: stats.events,
+            stubs: stats.stubs,
+            complete_since: store.complete_since()?.0,
+            outbox: stats.outbox,
+            aside: stats.aside,
+            bytes_on_disk: stats.bytes_on_disk,
+            bytes_in_use: stats.bytes_in_use,
+            next_seq: stats.next_seq.0,
+            commits: stats.commits,
+            layer2: store.meta(CURSOR_OF)?,
+            layer2_cursor: store.l2_cursor()?,
+        })
+    });
+    figures.await
+}
+
+async fn count(filter: Filter, replies: &mut Replies, desk: &Desk) -> anyhow::Result<Counted> {
+    let before = desk.store.next_seq();
+    let mut counted = Counted { events: 0, only_here: 0, before: before.0 };
+    let mut matching = Matching::new(filter, before, desk);
+    while let Some(events) = matching.next().await? {
+        let store = desk.store.clone();
+        counted.events += events.len() as u64;
+        counted.only_here += read(move || {
+            let mut only_here = 0;
+            for (seq, _) in events {
+                only_here += u64::from(store.is_only_here(seq)?);
+            }
+            Ok(only_here)
+        })
+        .await?;
+        progress(counted.events, replies).await?;
+    }
+    Ok(counted)
+}
+
+async fn delete(
+    filter: Filter,
+    before: Seq,
+    replies: &mut Replies,
+    desk: &Desk,
+) -> anyhow::Result<u64> {
+    let mut deleted = 0;
+    let mut matching = Matching::new(filter, before, desk);
+    while let Some(events) = matching.next().await? {
+        deleted += events.len() as u64;
+        desk.writer.delete(events.into_iter().map(|(_, id)| id).collect()).await?;
+        progress(deleted, replies).await?;
+    }
+    Ok(deleted)
+}
+
+async fn progress(done: u64, replies: &mut Replies) -> std::io::Result<()> {
+    replies.send(&Reply::Progress { done, total: None, note: String::new() }).await
+}
+
+/// The check goes on while a client is slow, so that its snapshot does not last for that; and ends
+/// with the client.
+async fn verify(replies: &mut Replies, desk: &Desk) -> anyhow::Result<Vec<Checked>> {
+    let (sender, mut progress) = mpsc::channel(1);
+    let store = desk.store.clone();
+    let checking = tokio::task::spawn_blocking(move || {
+        store.verify(|done, total| match sender.try_send((done, total)) {
+            Err(mpsc::error::TrySendError::Closed(_)) => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        })
+    });
+    while let Some((done, total)) = progress.recv().await {
+        let note = "events".into();
+        replies.send(&Reply::Progress { done, total: Some(total), note }).await?;
+    }
+    let findings = checking.await.context("checking the store")??;
+    let findings = findings.context("the check was stopped")?;
+    Ok(findings.into_iter().map(checked).collect())
+}
+
+fn checked(finding: Finding) -> Checked {
+    let Finding { invariant, checked, violations, examples } = finding;
+    let (name, statement) = (invariant.name().into(), invariant.statement().into());
+    Checked { invariant: name, statement, checked, violations, examples }
+}
+
+/// Reads the store where that holds nobody up.
+pub async fn read<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+) -> anyhow::Result<T> {
+    Ok(tokio::task::spawn_blocking(read).await.context("reading the store")??)
+}
+
+/// The events that match a filter, some at a time.
+struct Matching {
+    filters: [Filter; 1],
+    before: Seq,
+    desk: Desk,
+    /// None: there are no more.
+    cursor: Option<Cursor>,
+}
+
+impl Matching {
+    fn new(filter: Filter, before: Seq, desk: &Desk) -> Matching {
+        let filters = [filter];
+        // Before the first seq there is nothing to look for.
+        let cursor = (before > Seq(0)).then(|| Scan::new(&filters).cursor());
+        Matching { filters, before, desk: desk.clone(), cursor }
+    }
+
+    async fn next(&mut self) -> anyhow::Result<Option<Vec<(Seq, EventId)>>> {
+        let Some(cursor) = self.cursor.take() else { return Ok(None) };
+        let (filters, store) = (self.filters.clone(), self.desk.store.clone());
+        let last = Seq(self.before.0 - 1);
+        let (events, rest) = read(move || {
+            let mut scan = Scan::resume(&filters, &cursor).up_to(last);
+            let mut found = Page(Vec::new());
+            let is_done = store.page(&mut scan, &mut found)?;
+            Ok((found.0, (!is_done).then(|| scan.cursor())))
+        })
+        .await?;
+        self.cursor = rest;
+        Ok(Some(events))
+    }
+}
+
+struct Page(Vec<(Seq, EventId)>);
+
+impl Reader for Page {
+    fn take(&mut self, found: Found<'_>) -> Take {
+        self.0.push((found.seq, found.position.id));
+        if self.0.len() < MATCHES_MAX { Take::More } else { Take::Last }
+    }
+}

@@ -1,0 +1,133 @@
+//! How an operator's commands reach a store: `aquifer db` asks, and whoever has the store open carries
+//! it out.
+//!
+//! A relay that runs has its store for itself, so it listens on a socket in its data folder. If no
+//! relay runs, the command opens the store and holds the very same conversation with itself, over a
+//! pipe: each request is carried out by one piece of code ([`execute`]), wherever that runs.
+//!
+//! A conversation is one request. Both sides speak JSON lines: the relay greets with its version, the
+//! client asks, and replies follow until `done` or `failed`. The lines of a file to be imported come
+//! behind the request.
+
+mod client;
+mod conversation;
+mod execute;
+mod export;
+mod import;
+mod socket;
+
+use event::Filter;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use store::{Store, Writer};
+
+pub use self::client::{Answers, Place};
+pub(crate) use self::socket::Control;
+use crate::client::Tally;
+
+/// What client and relay must agree on. Raised whenever a line means something else than before.
+pub const PROTOCOL: u32 = 1;
+
+/// The first line, by the relay.
+#[derive(Serialize, Deserialize)]
+pub struct Greeting {
+    pub protocol: u32,
+    pub version: String,
+}
+
+/// The second line, by the client.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Numbers about the store.
+    Stats,
+    /// Store the events of the lines that follow, as if a client had published them.
+    Import,
+    /// All events that match.
+    Export { filter: Filter, oldest_first: bool },
+    /// How many match.
+    Count { filter: Filter },
+    /// Take out those that match, of what was stored before the seq `before`.
+    Delete { filter: Filter, before: u64 },
+    /// Check the invariants on the disk.
+    Verify,
+}
+
+/// What the relay says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// How far it is, of how much if that is known.
+    Progress {
+        done: u64,
+        total: Option<u64>,
+        note: String,
+    },
+    /// A line for people.
+    Note(String),
+    Event(Box<RawValue>),
+    Stats(Figures),
+    Imported(Tally),
+    Counted(Counted),
+    Deleted {
+        events: u64,
+    },
+    Verified(Vec<Checked>),
+    /// The last reply, when all went well.
+    Done,
+    /// The last reply, when it did not.
+    Failed(String),
+}
+
+/// Numbers about a store.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Figures {
+    /// Events held.
+    pub events: u64,
+    /// Of these, events whose bodies only the canister holds.
+    pub stubs: u64,
+    /// The date from which on none is missing for want of room.
+    pub complete_since: u64,
+    /// Events that wait to be sent to the canister.
+    pub outbox: u64,
+    /// Events that the canister refused.
+    pub aside: u64,
+    /// Size of the file.
+    pub bytes_on_disk: u64,
+    /// What of it is in use.
+    pub bytes_in_use: u64,
+    /// The place that the next event gets.
+    pub next_seq: u64,
+    /// Transactions, since the store was made.
+    pub commits: u64,
+    /// The canister that is followed, and the place in its log to ask for next.
+    pub layer2: Option<String>,
+    pub layer2_cursor: Option<u64>,
+}
+
+/// How many events match a filter.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Counted {
+    pub events: u64,
+    /// Those among them that the canister does not have, as far as is known.
+    pub only_here: u64,
+    /// All of them were stored before this seq.
+    pub before: u64,
+}
+
+/// What became of one invariant.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Checked {
+    pub invariant: String,
+    pub statement: String,
+    pub checked: u64,
+    pub violations: u64,
+    pub examples: Vec<String>,
+}
+
+/// What requests are carried out on.
+#[derive(Clone)]
+pub struct Desk {
+    pub store: Store,
+    pub writer: Writer,
+}

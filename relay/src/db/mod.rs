@@ -1,0 +1,96 @@
+//! `aquifer db`: what operators do with a relay's own store, whether the relay runs or not. What a
+//! request does stands in [`control`](crate::control); here is what people type and see.
+
+mod confirm;
+mod delete;
+mod export;
+mod import;
+mod offline;
+mod stats;
+mod verify;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use event::Filter;
+
+use crate::{
+    client::Progress,
+    config::Settings,
+    control::{Answers, Place, Reply},
+};
+
+/// Look into a relay's own store, fill it, check it, and take things out
+///
+/// A relay may run on the store meanwhile: then it does what is asked (through control.sock in its data
+/// folder), and nothing has to be stopped. Only `compact` and `nuke` want it stopped.
+#[derive(Args)]
+pub struct Db {
+    /// The relay's data folder [default: aquifer-data]
+    #[arg(long, value_name = "FOLDER", global = true)]
+    data: Option<PathBuf>,
+
+    /// Configuration file of the relay
+    #[arg(long, value_name = "FILE", env = "AQUIFER_CONFIG_FILE", global = true)]
+    config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Stats(stats::Stats),
+    Import(import::Import),
+    Export(export::Export),
+    Delete(delete::Delete),
+    Verify(verify::Verify),
+    Compact(offline::Compact),
+    Nuke(offline::Nuke),
+}
+
+/// Runs the command.
+pub async fn run(arguments: Db) -> anyhow::Result<()> {
+    let config = Settings::of_data(arguments.data).over(arguments.config)?.resolve()?;
+    match arguments.command {
+        Command::Compact(arguments) => return offline::compact(&config.data, &arguments),
+        Command::Nuke(arguments) => return offline::nuke(&config.data, &arguments),
+        _ => {}
+    }
+    let place = Place::open(&config, matches!(arguments.command, Command::Import(_))).await?;
+    let result = match arguments.command {
+        Command::Stats(arguments) => stats::stats(&place, &arguments).await,
+        Command::Import(arguments) => import::import(&place, &arguments).await,
+        Command::Export(arguments) => export::export(&place, arguments).await,
+        Command::Delete(arguments) => delete::delete(&place, arguments).await,
+        Command::Verify(arguments) => verify::verify(&place, &arguments).await,
+        Command::Compact(_) | Command::Nuke(_) => unreachable!("they were run above"),
+    };
+    place.close().await;
+    result
+}
+
+/// The one reply that matters, with progress until it comes.
+async fn conclude(mut answers: Answers, progress: &Progress) -> anyhow::Result<Option<Reply>> {
+    let mut conclusion = None;
+    let result = loop {
+        match answers.next().await {
+            Ok(Some(Reply::Progress { done, total, note })) => progress.set(done, total, note),
+            Ok(Some(Reply::Note(line))) => progress.report(&line),
+            Ok(Some(reply)) => conclusion = Some(reply),
+            Ok(None) => break Ok(conclusion),
+            Err(error) => break Err(error),
+        }
+    };
+    progress.finish();
+    result
+}
+
+fn not_an_answer(reply: Option<Reply>) -> anyhow::Error {
+    anyhow::anyhow!("the relay answers something else: {reply:?}")
+}
+
+/// For clap: a NIP-01 filter.
+fn filter(text: &str) -> Result<Filter, event::FilterError> {
+    Filter::from_json(text.as_bytes())
+}
