@@ -31,6 +31,7 @@ mod session;
 mod streamer;
 mod subscriptions;
 mod verifier;
+mod websocket;
 mod wire;
 
 use std::{

@@ -12,7 +12,10 @@ use warp::{
     reply::{Response, with_header},
 };
 
-use crate::{Relay, nip11, session};
+use crate::{
+    Relay, nip11, session,
+    websocket::{self, Upgrade},
+};
 
 /// What Prometheus calls the text of its metrics.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -24,7 +27,7 @@ pub async fn serve(listener: TcpListener, relay: Arc<Relay>, stop: CancellationT
         warn!(%error, "small frames may be delayed");
     }
     let sessions = TaskTracker::new();
-    let routes = websocket(relay.clone(), sessions.clone(), stop.clone()).or(information(relay));
+    let routes = clients(relay.clone(), sessions.clone(), stop.clone()).or(information(relay));
     let signal = stop.clone().cancelled_owned();
     warp::serve(routes).incoming(listener).graceful(signal).run().await;
     sessions.close();
@@ -47,28 +50,25 @@ async fn metrics(relay: Arc<Relay>) -> Response {
     }
 }
 
-fn websocket(
+fn clients(
     relay: Arc<Relay>,
     sessions: TaskTracker,
     stop: CancellationToken,
 ) -> impl Filter<Extract = (Response,), Error = warp::Rejection> + Clone {
     let room = Arc::new(Semaphore::new(relay.config.limits.connections_max));
-    warp::path::end().and(warp::ws()).map(move |upgrade: warp::ws::Ws| {
+    warp::path::end().and(websocket::upgrade()).map(move |upgrade: Upgrade| {
         let Ok(place) = room.clone().try_acquire_owned() else {
             let full = "the relay has no room for another connection";
             return warp::reply::with_status(full, StatusCode::SERVICE_UNAVAILABLE).into_response();
         };
         let (relay, sessions, stop) = (relay.clone(), sessions.clone(), stop.clone());
         let bytes_max = relay.config.limits.message_bytes_max;
-        let upgrade = upgrade.max_message_size(bytes_max).max_frame_size(bytes_max);
-        upgrade
-            .on_upgrade(move |socket| async move {
-                // Tracked, so that a clean stop waits for it.
-                let session = sessions.spawn(session::serve(socket, relay, stop));
-                let _ = session.await;
-                drop(place);
-            })
-            .into_response()
+        upgrade.answer(bytes_max, move |socket| async move {
+            // Tracked, so that a clean stop waits for it.
+            let session = sessions.spawn(session::serve(socket, relay, stop));
+            let _ = session.await;
+            drop(place);
+        })
     })
 }
 

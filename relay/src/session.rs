@@ -14,14 +14,15 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
+use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
-use warp::ws::{Message, WebSocket};
 
 use crate::{
     Relay,
     metrics::Counted,
     streamer::Streamer,
+    websocket::WebSocket,
     wire::{self, ClientMessage, Frame, Misread, SubscriptionId},
 };
 
@@ -159,17 +160,16 @@ impl Session {
 
     /// Handles one message; false ends the session.
     async fn take(&mut self, message: Message) -> bool {
-        if message.is_close() {
-            return false;
-        }
-        if message.is_ping() {
-            return self.send(Frame::Pong(message.as_bytes().to_vec())).await;
-        }
-        if message.is_binary() {
-            return self.answer(wire::notice("invalid: binary frames are not nostr")).await;
-        }
-        let Ok(text) = message.to_str() else { return true };
-        match ClientMessage::read(text) {
+        let text = match message {
+            Message::Text(text) => text,
+            Message::Binary(_) => {
+                return self.answer(wire::notice("invalid: binary frames are not nostr")).await;
+            }
+            Message::Close(_) => return false,
+            // The socket answers pings itself.
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return true,
+        };
+        match ClientMessage::read(&text) {
             Ok(ClientMessage::Event(json)) => self.event(json).await,
             Ok(ClientMessage::Req(id, filters)) => self.req(id, filters).await,
             Ok(ClientMessage::Close(id)) => {

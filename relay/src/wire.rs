@@ -8,8 +8,8 @@ use serde::{
     de::{self, SeqAccess},
 };
 use serde_json::value::RawValue;
+use tokio_tungstenite::tungstenite::{Bytes, Message, Utf8Bytes, protocol::CloseFrame};
 use tracing::warn;
-use warp::ws::Message;
 
 use crate::ingest::Answer;
 
@@ -124,7 +124,6 @@ pub enum Frame {
     /// A live event: its JSON is that of all who get it, and is put into a frame only when it is sent.
     Live(SubscriptionId, Arc<str>),
     Ping,
-    Pong(Vec<u8>),
     /// The end, with a code of RFC 6455 and a reason.
     Bye(u16, &'static str),
 }
@@ -134,9 +133,11 @@ impl From<Frame> for Message {
         match frame {
             Frame::Text(text) => Message::text(text),
             Frame::Live(id, json) => Message::text(event(&id, &json)),
-            Frame::Ping => Message::ping(Vec::new()),
-            Frame::Pong(payload) => Message::pong(payload),
-            Frame::Bye(code, reason) => Message::close_with(code, reason),
+            Frame::Ping => Message::Ping(Bytes::new()),
+            Frame::Bye(code, reason) => {
+                let reason = Utf8Bytes::from_static(reason);
+                Message::Close(Some(CloseFrame { code: code.into(), reason }))
+            }
         }
     }
 }

@@ -197,6 +197,17 @@ async fn rubbish_under_the_id_and_signature_of_an_event_does_not_keep_it_out() {
     relay.stop().await;
 }
 
+#[tokio::test]
+async fn pings_are_answered_and_requests_for_other_sockets_refused() {
+    let relay = relay().await;
+    relay.client().await.ping(b"still there?").await;
+    let upgrade = "Connection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Key: AAAA\r\n";
+    let old = relay.get(&format!("{upgrade}Sec-WebSocket-Version: 8\r\n")).await;
+    assert!(old.starts_with("HTTP/1.1 400") && old.contains("version 13"), "{old}");
+    let plain = relay.get("Connection: close\r\n").await;
+    assert!(plain.starts_with("HTTP/1.1 200"), "{plain}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_tell_what_happened() {
     let l2 = FakeL2::default();

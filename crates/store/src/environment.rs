@@ -81,8 +81,8 @@ impl Environment {
         Ok(ReadTxn { txn: self.env.read_txn()?, _map: map })
     }
 
-    /// For the one writer's transactions, for size and counters. What it tells of the last commit is read from the map, so a read
-    /// transaction has to be open.
+    /// For the one writer's transactions, for size and counters. What it tells of the last commit is
+    /// read from the map, so a read transaction has to be open.
     pub fn env(&self) -> &Env<WithoutTls> {
         &self.env
     }

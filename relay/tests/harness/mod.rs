@@ -79,13 +79,15 @@ impl TestRelay {
         Client { socket: connect_async(&self.url).await.unwrap().0 }
     }
 
+    /// The whole response to a plain request with these headers on the clients' port.
+    pub async fn get(&self, headers: &str) -> String {
+        let address = self.url.trim_start_matches("ws://").parse().unwrap();
+        get(address, "/", headers).await
+    }
+
     /// The value of one metric, as Prometheus would see it.
     pub async fn metric(&self, name: &str) -> f64 {
-        let mut stream = TcpStream::connect(self.metrics).await.unwrap();
-        let request = "GET /metrics HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n";
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut response = String::new();
-        stream.read_to_string(&mut response).await.unwrap();
+        let response = get(self.metrics, "/metrics", "Connection: close\r\n").await;
         let value = response.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("no {name} in {response}")).parse().unwrap()
     }
@@ -96,6 +98,16 @@ impl TestRelay {
         timeout(PATIENCE, self.running).await.expect("a stop ends").unwrap().unwrap();
         self.folder
     }
+}
+
+/// The headers have to ask for the end of the connection, which is the end of the response.
+async fn get(address: SocketAddr, path: &str, headers: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: relay\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    response
 }
 
 /// One websocket.
@@ -133,6 +145,14 @@ impl Client {
 
     pub async fn send_text(&mut self, text: &str) {
         self.socket.send(Message::text(text)).await.unwrap();
+    }
+
+    /// Pings, and waits for the pong that carries the same.
+    pub async fn ping(&mut self, payload: &'static [u8]) {
+        self.socket.send(Message::Ping(payload.into())).await.unwrap();
+        let expected = Message::Pong(payload.into());
+        let heard = async { while self.socket.next().await.unwrap().unwrap() != expected {} };
+        timeout(PATIENCE, heard).await.expect("a ping is answered");
     }
 
     pub async fn publish(&mut self, event: &Event) -> Reply {
