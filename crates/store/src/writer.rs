@@ -217,22 +217,30 @@ impl Writer {
         }
     }
 
-    /// Has the task done. While there is no room and somebody can make some, it waits.
-    async fn call(&self, mut task: Task) -> Result<Vec<Outcome>, WriteError> {
+    /// Has the task done, events in parts if there is no room for all of them at once. A part for which
+    /// there is none either waits, as long as somebody can make some.
+    async fn call(&self, task: Task) -> Result<Vec<Outcome>, WriteError> {
         let room = &self.thread.inner.room;
         let mut progress = room.progress();
-        loop {
+        let (mut outcomes, mut parts) = (Vec::new(), vec![task]);
+        while let Some(task) = parts.pop() {
             progress.mark_unchanged();
             let (waits, before) = (task.waits_for_room(), *progress.borrow());
-            task = match self.ask(task).await? {
-                Ok(outcomes) => return Ok(outcomes),
-                Err(Refused { task, cause: WriteError::Full }) if waits => task,
+            match self.ask(task).await? {
+                Ok(of_part) => outcomes.extend(of_part),
+                Err(Refused { mut task, cause: WriteError::Full }) if waits => {
+                    let rest = task.split_off_half();
+                    let is_whole = rest.is_none();
+                    parts.extend(rest);
+                    parts.push(task);
+                    if is_whole && !room.wait(&mut progress, before).await {
+                        return Err(WriteError::Full);
+                    }
+                }
                 Err(Refused { cause, .. }) => return Err(cause),
-            };
-            if !room.wait(&mut progress, before).await {
-                return Err(WriteError::Full);
             }
         }
+        Ok(outcomes)
     }
 
     async fn ask(&self, task: Task) -> Result<Result<Vec<Outcome>, Refused>, WriteError> {
@@ -458,6 +466,17 @@ impl Task {
             Task::Collect { seqs, .. } | Task::Prune { seqs, .. } => (seqs.len(), 0),
             Task::NoteServed { seqs } => (seqs.len(), 0),
             Task::RetryAside | Task::ForgetArrivals | Task::Text { .. } => (1, 0),
+        }
+    }
+
+    /// Cuts it in two, and returns what has to be done second. LMDB copies every page that a transaction
+    /// touches, so one half needs fewer at once. None: it has to be done as a whole.
+    fn split_off_half(&mut self) -> Option<Task> {
+        match self {
+            Task::Put { events, origin } if events.len() > 1 => {
+                Some(Task::Put { events: events.split_off(events.len() / 2), origin: *origin })
+            }
+            _ => None,
         }
     }
 
