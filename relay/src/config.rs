@@ -7,20 +7,16 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use anyhow::{Context, bail, ensure};
-use candid::Principal;
+use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use event::Kind;
 use figment::{
     Figment,
     providers::{Env, Format, Serialized, Toml},
 };
+use layer2::Layer2Url;
 use serde::{Deserialize, Serialize};
 use store::{Options, Policy};
-use url::Url;
-
-/// The API gateway of the Internet Computer's mainnet.
-const GATEWAY_DEFAULT: &str = "https://icp-api.io";
 
 /// A smaller store than this holds little but its own structure.
 const CACHE_BYTES_MIN: u64 = 8 << 20;
@@ -47,20 +43,11 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<PathBuf>,
 
-    /// The event store canister to share; without it the relay keeps its events to itself
-    #[arg(long, value_name = "ID")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    canister: Option<String>,
-
-    /// Where the Internet Computer answers [default: https://icp-api.io]
+    /// The store to share, as ic://CANISTER; without one the relay keeps its events to itself. A local
+    /// network: 'ic://CANISTER?gateway=http://127.0.0.1:8000&fetch_root_key=true'
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    gateway: Option<Url>,
-
-    /// Trust the root key that the gateway states: for local and test networks only
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fetch_root_key: Option<bool>,
+    layer2: Option<String>,
 
     /// Seconds between two looks at the canister for what other relays brought [default: 5]
     #[arg(long, value_name = "SECONDS")]
@@ -205,7 +192,7 @@ pub struct Config {
     pub listen: SocketAddr,
     pub metrics_listen: Option<SocketAddr>,
     pub data: PathBuf,
-    pub layer2: Option<Layer2Config>,
+    pub layer2: Option<Layer2Url>,
     pub poll_interval: Duration,
     /// How long an answer waits for L2.
     pub layer2_timeout: Duration,
@@ -224,14 +211,6 @@ impl Config {
         let bytes_max = self.cache.as_ref().map_or(usize::MAX, |cache| cache.bytes_max as usize);
         Options { bytes_max, ..Options::default() }
     }
-}
-
-/// Which canister to share, and how to reach it.
-#[derive(Clone, Debug)]
-pub struct Layer2Config {
-    pub canister: Principal,
-    pub gateway: Url,
-    pub fetch_root_key: bool,
 }
 
 /// What L1 may take of the disk, and how it is kept to that.
@@ -286,14 +265,9 @@ impl Settings {
         Settings { data, ..Settings::default() }
     }
 
-    /// Settings that say which canister, and who asks.
-    pub fn of_layer2(
-        canister: Option<String>,
-        gateway: Option<Url>,
-        fetch_root_key: Option<bool>,
-        data: Option<PathBuf>,
-    ) -> Settings {
-        Settings { canister, gateway, fetch_root_key, data, ..Settings::default() }
+    /// Settings that say which shared store, and who asks.
+    pub fn of_layer2(layer2: Option<String>, data: Option<PathBuf>) -> Settings {
+        Settings { layer2, data, ..Settings::default() }
     }
 
     /// These settings over those of the environment, over those of `file`.
@@ -357,22 +331,11 @@ impl Settings {
         })
     }
 
-    /// Which canister to share, if any.
-    pub fn layer2(&self) -> anyhow::Result<Option<Layer2Config>> {
-        let Some(canister) = &self.canister else { return Ok(None) };
-        let canister = Principal::from_text(canister)
-            .with_context(|| format!("`canister` is {canister:?}, which is no canister id"))?;
-        let gateway = match &self.gateway {
-            Some(gateway) => gateway.clone(),
-            None => Url::parse(GATEWAY_DEFAULT).expect("it is a URL"),
-        };
-        let fetch_root_key = self.fetch_root_key.unwrap_or(false);
-        if fetch_root_key && is_mainnet(&gateway) {
-            bail!(
-                "`fetch-root-key` would trust whatever {gateway} says; mainnet's key is built in"
-            );
-        }
-        Ok(Some(Layer2Config { canister, gateway, fetch_root_key }))
+    /// Which store to share, if any.
+    pub fn layer2(&self) -> anyhow::Result<Option<Layer2Url>> {
+        let Some(layer2) = &self.layer2 else { return Ok(None) };
+        let url = layer2.parse().with_context(|| format!("`layer2` is {layer2:?}"))?;
+        Ok(Some(url))
     }
 
     fn poll_interval(&self) -> anyhow::Result<Duration> {
@@ -430,13 +393,6 @@ fn seconds(name: &str, seconds: f64) -> anyhow::Result<Duration> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
-fn is_mainnet(gateway: &Url) -> bool {
-    const MAINNET: [&str; 4] = ["icp-api.io", "icp0.io", "ic0.app", "internetcomputer.org"];
-    gateway.host_str().is_some_and(|host| {
-        MAINNET.iter().any(|main| host == *main || host.ends_with(&format!(".{main}")))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -449,18 +405,13 @@ mod tests {
 
     #[test]
     fn values_that_cannot_work_are_refused_with_their_name() {
-        let canister = || Some("aaaaa-aa".to_owned());
         check_refused(
-            Settings { canister: Some("nonsense".into()), ..Settings::default() },
+            Settings { layer2: Some("ic://nonsense".into()), ..Settings::default() },
             "no canister id",
         );
         check_refused(
             Settings { poll_interval: Some(0.0), ..Settings::default() },
             "poll-interval",
-        );
-        check_refused(
-            Settings { canister: canister(), fetch_root_key: Some(true), ..Settings::default() },
-            "fetch-root-key",
         );
         check_refused(Settings { l2_timeout: Some(-1.0), ..Settings::default() }, "l2-timeout");
         check_refused(

@@ -17,7 +17,6 @@ mod delta;
 pub mod identity;
 mod ingest;
 pub mod l2;
-pub mod layer2;
 mod membership;
 mod metrics;
 mod nip11;
@@ -42,6 +41,7 @@ use std::{
 
 use anyhow::Context;
 use event::{Filter, Timestamp};
+use layer2::Layer2;
 use store::{Collector, Options, Store, Writer};
 use tokio::{
     net::TcpListener,
@@ -57,7 +57,6 @@ use crate::{
     delta::Delta,
     identity::Identity,
     ingest::{Admission, Ingest},
-    layer2::Layer2,
     membership::{Membership, watch_membership},
     metrics::Metrics,
     outbox::Outbox,
@@ -157,7 +156,7 @@ pub async fn run(
             shared.follow(config.poll_interval, &tasks, &stop)
         }
         None => {
-            warn!("no canister is set: events stay on this relay alone");
+            warn!("no shared store is set: events stay on this relay alone");
             watch::channel(Membership::Unknown).1
         }
     };

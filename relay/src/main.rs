@@ -10,9 +10,9 @@ use aquifer::{
     db::{self, Db},
     identity::Identity,
     l2::{self, L2},
-    layer2::{Canister, Layer2},
 };
 use clap::{Args, Parser, Subcommand};
+use layer2::Layer2;
 use serde_json::json;
 use tokio::{net::TcpListener, signal::unix};
 use tokio_util::sync::CancellationToken;
@@ -141,8 +141,7 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 fn layer2_of(config: &Config, identity: &Identity) -> anyhow::Result<Option<Arc<dyn Layer2>>> {
     let Some(layer2) = &config.layer2 else { return Ok(None) };
-    let canister = Canister::new(layer2, identity).context("setting up the agent")?;
-    Ok(Some(Arc::new(canister)))
+    layer2::open(layer2, identity.agent_identity()).map(Some)
 }
 
 fn start_logging(config: &Config) -> anyhow::Result<()> {
@@ -172,8 +171,8 @@ fn announce(config: &Config, identity: &Identity, listeners: &Listeners) -> anyh
         "principal": identity.principal().to_text(),
     });
     println!("listening {line}");
-    let canister = config.layer2.as_ref().map(|layer2| layer2.canister.to_text());
-    info!(%address, data = %config.data.display(), canister, "started");
+    let layer2 = config.layer2.as_ref().map(ToString::to_string);
+    info!(%address, data = %config.data.display(), layer2, "started");
     Ok(())
 }
 

@@ -5,11 +5,10 @@
 
 use std::{io::Write, sync::Arc, time::Duration};
 
+use layer2::{Layer2, Role};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-
-use crate::layer2::{Layer2, Role};
 
 /// What the relay knows of its standing with L2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,9 +71,12 @@ fn note(membership: &watch::Sender<Membership>, role: Option<Role>, layer2: &dyn
 
 /// What the operator of the canister has to do.
 fn how_to_grant(layer2: &dyn Layer2) -> String {
-    let (canister, principal) = (layer2.name(), layer2.principal());
+    let name = layer2.name();
+    let Some(principal) = layer2.principal() else {
+        return format!("this relay may not write to {name}");
+    };
     format!(
-        "this relay has not been granted by canister {canister}. Its owner can grant it with: \
-         dfx canister call {canister} grant '(principal \"{principal}\", variant {{ relay }}, \"\")'"
+        "this relay has not been granted by canister {name}. Its owner can grant it with: \
+         dfx canister call {name} grant '(principal \"{principal}\", variant {{ relay }}, \"\")'"
     )
 }

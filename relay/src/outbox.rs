@@ -7,16 +7,14 @@
 use std::{sync::Arc, time::Duration};
 
 use event::Packed;
+use layer2::{Layer2, Layer2Error, SaveOutcome};
 use rand::Rng;
 use store::{Seq, Settlement, Store, Writer};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::{
-    layer2::{Layer2, Layer2Error, SaveOutcome},
-    metrics::{self, Metrics},
-};
+use crate::metrics::{self, Metrics};
 
 /// Events of one batch. With signature checks one costs the canister about 4 M of its 40 G
 /// instructions.

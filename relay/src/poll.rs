@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use event::{Event, Verified, verify};
 use interface::id_of;
+use layer2::{Change, ChangesFrom, ChangesPage, Detail, Layer2, Layer2Error, What};
 use store::{Layer2Change, Store, Writer};
 use tokio::{
     sync::Notify,
@@ -16,10 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::{
-    layer2::{Change, ChangesPage, Layer2, Layer2Error, What},
-    metrics::{self, Metrics},
-};
+use crate::metrics::{self, Metrics};
 
 /// Under this name L1 remembers which L2 its cursor belongs to.
 pub const CURSOR_OF: &str = "layer2";
@@ -87,7 +85,7 @@ impl Poll {
     async fn drain(&self) -> Result<(), Cut> {
         let mut cursor = self.cursor().await?;
         loop {
-            let page = self.layer2.changes(cursor).await?;
+            let page = self.layer2.changes(ChangesFrom::Seq(cursor), Detail::Events).await?;
             if page.next < cursor || page.changes.is_empty() && page.next < page.length {
                 let cause = format!("a page from {cursor} ends at {}", page.next);
                 return Err(Layer2Error::Interface(cause).into());

@@ -6,15 +6,12 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use event::{EventId, Packed, Verified, verify};
+use layer2::{Layer2, Layer2Error};
 use store::{WriteError, Writer};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
-use crate::{
-    layer2::{Layer2, Layer2Error},
-    metrics::Metrics,
-    outbox::backoff,
-};
+use crate::{metrics::Metrics, outbox::backoff};
 
 /// The way back of single events.
 pub struct Revival {

@@ -4,12 +4,10 @@ mod harness;
 
 use std::{collections::HashSet, time::Duration};
 
-use aquifer::{
-    config::{CacheConfig, NotGranted},
-    layer2::{Role, What},
-};
+use aquifer::config::{CacheConfig, NotGranted};
 use event::{Event, Timestamp, Verified, twin::Author};
 use harness::{FakeL2, TestRelay, relay, relay_with};
+use layer2::{Role, What};
 use serde_json::json;
 
 fn notes(count: u64) -> Vec<Verified> {

@@ -17,5 +17,5 @@ pub mod up;
 pub use artifacts::Artifacts;
 pub use ic::{Ic, Placement, operator};
 pub use process::{Echo, Process, Source};
-pub use relay::{Listening, RelayIdentity, RelayOptions, RelayProcess, identity};
+pub use relay::{Listening, RelayIdentity, RelayOptions, RelayProcess, canister_url, identity};
 pub use server::Server;

@@ -29,14 +29,18 @@ pub struct RelayOptions {
     pub echo: Echo,
 }
 
+/// The URL under which relays share a canister of a local network.
+pub fn canister_url(canister: Principal, gateway: &str) -> String {
+    format!("ic://{canister}?gateway={gateway}&fetch_root_key=true")
+}
+
 impl RelayOptions {
     fn command(&self, program: PathBuf) -> Command {
         let mut command = Command::new(program);
         command.arg("run").arg("--data").arg(&self.data);
         command.args(["--listen", &format!("127.0.0.1:{}", self.port)]);
         if let Some(canister) = self.canister {
-            command.args(["--canister", &canister.to_text()]);
-            command.args(["--gateway", &self.gateway, "--fetch-root-key"]);
+            command.args(["--layer2", &canister_url(canister, &self.gateway)]);
         }
         if let Some(interval) = self.poll_interval {
             command.args(["--poll-interval", &interval.as_secs_f64().to_string()]);

@@ -6,13 +6,11 @@ use std::{collections::BTreeSet, path::PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use event::EventId;
+use layer2::Layer2;
 use negentropy::{Id, Negentropy, NegentropyStorageBase, NegentropyStorageVector};
 
 use super::{Where, insist};
-use crate::{
-    client::{Lines, Progress},
-    layer2::Canister,
-};
+use crate::client::{Lines, Progress};
 
 /// Ids that are named of each side.
 const NAMED_MAX: usize = 10;
@@ -37,7 +35,7 @@ pub async fn compare(arguments: Compare) -> anyhow::Result<()> {
     let progress = Progress::of_bytes(lines.bytes());
     let result = async {
         let file = read(lines, &progress).await?;
-        anyhow::Ok((Difference::between(&file, &store, &progress).await?, file))
+        anyhow::Ok((Difference::between(&file, store.as_ref(), &progress).await?, file))
     };
     let result = result.await;
     progress.finish();
@@ -73,14 +71,14 @@ struct Difference {
 impl Difference {
     async fn between(
         file: &NegentropyStorageVector,
-        store: &Canister,
+        store: &dyn Layer2,
         progress: &Progress,
     ) -> anyhow::Result<Difference> {
         let mut negentropy = Negentropy::borrowed(file, 0)?;
         let mut message = negentropy.initiate()?;
         let (mut have, mut need) = (Vec::new(), Vec::new());
         loop {
-            let answer = insist(async || store.reconcile(&message).await, progress)
+            let answer = insist(async || store.reconcile(&message, None).await, progress)
                 .await
                 .context("comparing with the store")?;
             let next = negentropy

@@ -8,12 +8,10 @@
 use anyhow::{Context, ensure};
 use clap::Args;
 use event::{Event, Packed, verify};
+use layer2::{ChangesFrom, Detail, Layer2, What};
 
 use super::{Where, insist};
-use crate::{
-    client::{Output, Progress},
-    layer2::{Layer2, What},
-};
+use crate::client::{Output, Progress};
 
 /// Write everything a shared store holds to standard output, one event a line, oldest arrival first
 ///
@@ -34,7 +32,7 @@ pub async fn export(arguments: Export) -> anyhow::Result<()> {
     let store = arguments.at.open()?;
     let progress = Progress::of_entries();
     let mut exporting = Exporting { next: arguments.from, output: Output::new(), invalid: 0 };
-    let result = exporting.run(&store, &progress).await;
+    let result = exporting.run(store.as_ref(), &progress).await;
     progress.finish();
     let flushed = exporting.output.flush();
     eprintln!("wrote {} events; seq {} is next", exporting.output.written, exporting.next);
@@ -52,11 +50,14 @@ struct Exporting {
 }
 
 impl Exporting {
-    async fn run(&mut self, store: &impl Layer2, progress: &Progress) -> anyhow::Result<()> {
+    async fn run(&mut self, store: &dyn Layer2, progress: &Progress) -> anyhow::Result<()> {
         loop {
-            let page = insist(async || store.changes(self.next).await, progress)
-                .await
-                .with_context(|| format!("reading the log at seq {}", self.next))?;
+            let page = insist(
+                async || store.changes(ChangesFrom::Seq(self.next), Detail::Events).await,
+                progress,
+            )
+            .await
+            .with_context(|| format!("reading the log at seq {}", self.next))?;
             let entries = page.changes.len() as u64;
             for change in page.changes {
                 if let What::Saved(packed) = change.what {

@@ -8,12 +8,12 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use anyhow::ensure;
 use clap::Args;
 use futures_util::{Stream, TryStreamExt, stream};
+use layer2::{Layer2, SaveOutcome};
 use serde::Serialize;
 
 use super::{FAILURES_MAX, Where, insist};
 use crate::{
     client::{Lines, Progress},
-    layer2::{Layer2, SaveOutcome},
     outbox::backoff,
 };
 
@@ -91,7 +91,7 @@ pub async fn import(arguments: Import) -> anyhow::Result<()> {
     let lines = Lines::open(&arguments.file).await?;
     let progress = Progress::of_bytes(lines.bytes());
     let mut summary = Summary::default();
-    let result = save_all(lines, &store, &progress, &mut summary).await;
+    let result = save_all(lines, store.as_ref(), &progress, &mut summary).await;
     progress.finish();
     if arguments.json {
         println!("{}", serde_json::to_string(&summary)?);
@@ -103,7 +103,7 @@ pub async fn import(arguments: Import) -> anyhow::Result<()> {
 
 async fn save_all(
     lines: Lines,
-    store: &impl Layer2,
+    store: &dyn Layer2,
     progress: &Progress,
     summary: &mut Summary,
 ) -> anyhow::Result<()> {
@@ -160,7 +160,7 @@ fn batches(lines: Lines, progress: &Progress) -> impl Stream<Item = anyhow::Resu
 /// Saves a batch, and again what the store wants later; an outcome for each event, in no order.
 async fn save(
     mut events: Vec<Vec<u8>>,
-    store: &impl Layer2,
+    store: &dyn Layer2,
     progress: &Progress,
 ) -> anyhow::Result<Vec<SaveOutcome>> {
     let mut settled = Vec::with_capacity(events.len());

@@ -6,18 +6,13 @@ mod compare;
 mod export;
 mod import;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, Subcommand};
+use layer2::{Layer2, Layer2Error};
 
-use crate::{
-    client::Progress,
-    config::Settings,
-    identity::Identity,
-    layer2::{Canister, Layer2Error},
-    outbox::backoff,
-};
+use crate::{client::Progress, config::Settings, identity::Identity, outbox::backoff};
 
 /// Failures in a row that may pass and yet do not: with their pauses about two minutes.
 const FAILURES_MAX: u32 = 8;
@@ -40,17 +35,10 @@ enum Command {
 /// environment, as by `aquifer run`.
 #[derive(Args)]
 struct Where {
-    /// The event store canister
-    #[arg(long, value_name = "ID")]
-    canister: Option<String>,
-
-    /// Where the Internet Computer answers [default: https://icp-api.io]
+    /// The store, as ic://CANISTER; on a local network
+    /// 'ic://CANISTER?gateway=http://127.0.0.1:8000&fetch_root_key=true'
     #[arg(long, value_name = "URL")]
-    gateway: Option<url::Url>,
-
-    /// Trust the root key that the gateway states: for local and test networks only
-    #[arg(long)]
-    fetch_root_key: bool,
+    layer2: Option<String>,
 
     /// Folder with the key of a relay that the canister has granted [default: aquifer-data]
     #[arg(long, value_name = "FOLDER")]
@@ -71,17 +59,11 @@ pub async fn run(arguments: L2) -> anyhow::Result<()> {
 }
 
 impl Where {
-    fn open(self) -> anyhow::Result<Canister> {
-        let settings = Settings::of_layer2(
-            self.canister,
-            self.gateway,
-            self.fetch_root_key.then_some(true),
-            self.data,
-        )
-        .over(self.config)?;
+    fn open(self) -> anyhow::Result<Arc<dyn Layer2>> {
+        let settings = Settings::of_layer2(self.layer2, self.data).over(self.config)?;
         let identity = Identity::open(&settings.data())?;
-        let Some(layer2) = settings.layer2()? else { bail!("which canister? Give --canister") };
-        Canister::new(&layer2, &identity).context("setting up the agent")
+        let Some(url) = settings.layer2()? else { bail!("which store? Give --layer2 URL") };
+        layer2::open(&url, identity.agent_identity())
     }
 }
 

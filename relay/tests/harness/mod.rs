@@ -1,17 +1,20 @@
 //! The tests' small language: a relay in this process, clients over its socket, and an L2 in memory.
 
-use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use aquifer::{
     Listeners,
     config::{Config, NotGranted, Settings},
     identity::Identity,
-    layer2::{Change, ChangesPage, Layer2, Layer2Error, Role, SaveOutcome, What},
 };
 use async_trait::async_trait;
 use candid::Principal;
-use event::{Event, EventId, Packed};
+use event::{Event, EventId, Filter, Packed};
 use futures_util::{SinkExt, StreamExt};
+use layer2::{
+    Change, ChangesFrom, ChangesPage, Count, DeleteOutcome, Deletion, Detail, Layer2, Layer2Error,
+    QueryPage, Role, SaveOutcome, Status, What,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
@@ -442,8 +445,8 @@ impl Layer2 for FakeL2 {
         self.name.to_owned()
     }
 
-    fn principal(&self) -> Principal {
-        Principal::anonymous()
+    fn principal(&self) -> Option<Principal> {
+        Some(Principal::anonymous())
     }
 
     async fn save(&self, events: &[Vec<u8>]) -> Result<Vec<SaveOutcome>, Layer2Error> {
@@ -463,20 +466,68 @@ impl Layer2 for FakeL2 {
         })
     }
 
-    async fn changes(&self, seq: u64) -> Result<ChangesPage, Layer2Error> {
+    async fn changes(&self, from: ChangesFrom, detail: Detail) -> Result<ChangesPage, Layer2Error> {
         const PAGE: usize = 2;
         self.answers().await;
         self.with(|state| {
             state.check()?;
             state.polls += 1;
+            // Nothing here has a date of arrival.
+            let first = match from {
+                ChangesFrom::Seq(seq) => seq,
+                ChangesFrom::Arrived(_) => 0,
+            };
             let length = state.log.len() as u64;
-            let entries = state.log.iter().enumerate().skip(seq as usize).take(PAGE);
+            let entries = state.log.iter().enumerate().skip(first as usize).take(PAGE);
             let changes: Vec<Change> = entries
-                .map(|(seq, what)| Change { seq: seq as u64, arrived: 0, what: what.clone() })
+                .map(|(seq, what)| Change { seq: seq as u64, arrived: 0, what: told(what, detail) })
                 .collect();
-            let next = seq + changes.len() as u64;
+            let next = first + changes.len() as u64;
             Ok(ChangesPage { changes, next, length, proof: None })
         })
+    }
+
+    async fn length(&self) -> Result<u64, Layer2Error> {
+        self.answers().await;
+        self.with(|state| {
+            state.check()?;
+            Ok(state.log.len() as u64)
+        })
+    }
+
+    async fn query(
+        &self,
+        filters: &[Filter],
+        _cursor: Option<&[u8]>,
+    ) -> Result<QueryPage, Layer2Error> {
+        self.answers().await;
+        self.with(|state| {
+            state.check()?;
+            let events = naive_answer(&state.contents(), filters);
+            let events = events.into_iter().map(|event| event.pack().into()).collect();
+            Ok(QueryPage { events, cursor: None, length: state.log.len() as u64 })
+        })
+    }
+
+    async fn count(&self, filters: &[Filter]) -> Result<Count, Layer2Error> {
+        let page = self.query(filters, None).await?;
+        Ok(Count { count: page.events.len() as u64, complete: true })
+    }
+
+    async fn reconcile(&self, _: &[u8], _: Option<&Filter>) -> Result<Vec<u8>, Layer2Error> {
+        Err(Layer2Error::Interface("a fake does not reconcile".into()))
+    }
+
+    async fn delete(&self, _: &[EventId], _: &Deletion) -> Result<Vec<DeleteOutcome>, Layer2Error> {
+        Err(Layer2Error::Refused("a relay does not delete".into()))
+    }
+
+    async fn clear(&self, _: &str) -> Result<(), Layer2Error> {
+        Err(Layer2Error::Refused("a relay does not clear".into()))
+    }
+
+    async fn status(&self) -> Result<Status, Layer2Error> {
+        Err(Layer2Error::Interface("a fake has no status".into()))
     }
 
     async fn get(&self, ids: &[EventId]) -> Result<Vec<Vec<u8>>, Layer2Error> {
@@ -497,4 +548,27 @@ impl Layer2 for FakeL2 {
             Ok(state.role)
         })
     }
+}
+
+fn told(what: &What, detail: Detail) -> What {
+    match what {
+        What::Saved(bytes) if detail == Detail::Ids => {
+            What::Saved(Packed::parse(bytes).unwrap().id().0.to_vec().into())
+        }
+        what => what.clone(),
+    }
+}
+
+/// The dumb twin of every query: each event held against each filter.
+fn naive_answer(held: &[Event], filters: &[Filter]) -> Vec<Event> {
+    let mut sorted = held.to_vec();
+    sorted.sort_by_key(|event| (Reverse(event.created_at), event.id));
+    let mut wanted = HashSet::new();
+    for filter in filters {
+        let limit = filter.limit.map_or(usize::MAX, |limit| limit as usize);
+        let matching = sorted.iter().filter(|event| filter.matches(event)).take(limit);
+        wanted.extend(matching.map(|event| event.id));
+    }
+    sorted.retain(|event| wanted.contains(&event.id));
+    sorted
 }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use cluster::{
-    Artifacts, Echo, Ic, Placement, RelayOptions, RelayProcess, Server, Source, identity,
-    server::Chooser,
+    Artifacts, Echo, Ic, Placement, RelayOptions, RelayProcess, Server, Source, canister_url,
+    identity, server::Chooser,
 };
 use event::{Event, EventId, Packed};
 use futures_util::{StreamExt, stream};
@@ -266,10 +266,9 @@ impl Relay {
 
     /// `aquifer l2` with these words, on the store of `world`, with the key of this relay.
     pub async fn l2(&self, world: &World, words: &[&str], input: Vec<u8>) -> Output {
-        let canister = world.ic.canister().to_text();
-        let gateway = world.ic.gateway();
+        let url = canister_url(world.ic.canister(), &world.ic.gateway());
         let data = self.run.options().data.display().to_string();
-        let place = ["--canister", &canister, "--gateway", &gateway, "--fetch-root-key"];
+        let place = ["--layer2", &url];
         let words = ["l2"].into_iter().chain(words.iter().copied()).chain(place);
         aquifer(words.chain(["--data", &data]), input).await
     }

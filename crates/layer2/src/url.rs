@@ -1,0 +1,165 @@
+//! Where L2 is, as an operator writes it.
+//!
+//! ```text
+//! ic://<canister id>                                                     on the mainnet
+//! ic://<canister id>?gateway=http://127.0.0.1:8000&fetch_root_key=true   on a local network
+//! ```
+//! All that belongs to a store stands in its URL, so that two of them can stand side by side in one
+//! command.
+
+use std::{fmt, str::FromStr};
+
+use candid::Principal;
+use url::Url;
+
+/// The API gateway of the Internet Computer's mainnet.
+const GATEWAY_DEFAULT: &str = "https://icp-api.io";
+
+/// Why a text is no L2.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    #[error("it is no URL: {0}")]
+    Malformed(#[from] url::ParseError),
+    #[error("`{0}:` is no kind of L2: ic://CANISTER is")]
+    Scheme(String),
+    #[error("{0:?} is no canister id")]
+    Canister(String),
+    #[error("`{0}` is no option: gateway and fetch_root_key are")]
+    Option(String),
+    #[error("`{name}` must be {wanted}, not {found:?}")]
+    Value { name: &'static str, wanted: &'static str, found: String },
+    #[error("`fetch_root_key` would trust whatever {0} says; the mainnet's key is built in")]
+    RootKey(Url),
+}
+
+/// Where L2 is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Layer2Url {
+    Canister(CanisterUrl),
+}
+
+/// Which canister, and how to reach it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CanisterUrl {
+    pub canister: Principal,
+    /// Where the Internet Computer answers.
+    pub gateway: Url,
+    /// Whether to trust the root key that the gateway states: of local and test networks only.
+    pub fetch_root_key: bool,
+}
+
+impl FromStr for Layer2Url {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Layer2Url, UrlError> {
+        let url = Url::parse(text)?;
+        match url.scheme() {
+            "ic" => CanisterUrl::read(&url).map(Layer2Url::Canister),
+            other => Err(UrlError::Scheme(other.to_owned())),
+        }
+    }
+}
+
+impl CanisterUrl {
+    fn read(url: &Url) -> Result<CanisterUrl, UrlError> {
+        let id = url.host_str().unwrap_or_default();
+        let canister = Principal::from_text(id).map_err(|_| UrlError::Canister(id.to_owned()))?;
+        let mut gateway = Url::parse(GATEWAY_DEFAULT).expect("it is a URL");
+        let mut fetch_root_key = false;
+        for (name, value) in url.query_pairs() {
+            match &*name {
+                "gateway" => gateway = read_gateway(&value)?,
+                "fetch_root_key" => fetch_root_key = read_flag(&value)?,
+                _ => return Err(UrlError::Option(name.into_owned())),
+            }
+        }
+        if fetch_root_key && is_mainnet(&gateway) {
+            return Err(UrlError::RootKey(gateway));
+        }
+        Ok(CanisterUrl { canister, gateway, fetch_root_key })
+    }
+}
+
+fn read_gateway(value: &str) -> Result<Url, UrlError> {
+    let wrong = || UrlError::Value {
+        name: "gateway",
+        wanted: "an http or https URL",
+        found: value.to_owned(),
+    };
+    let gateway = Url::parse(value).map_err(|_| wrong())?;
+    if matches!(gateway.scheme(), "http" | "https") { Ok(gateway) } else { Err(wrong()) }
+}
+
+fn read_flag(value: &str) -> Result<bool, UrlError> {
+    value.parse().map_err(|_| UrlError::Value {
+        name: "fetch_root_key",
+        wanted: "true or false",
+        found: value.to_owned(),
+    })
+}
+
+fn is_mainnet(gateway: &Url) -> bool {
+    const MAINNET: [&str; 4] = ["icp-api.io", "icp0.io", "ic0.app", "internetcomputer.org"];
+    gateway.host_str().is_some_and(|host| {
+        MAINNET.iter().any(|main| host == *main || host.ends_with(&format!(".{main}")))
+    })
+}
+
+/// As in logs: it reads back as the same store.
+impl fmt::Display for Layer2Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Layer2Url::Canister(url) => url.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for CanisterUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ic://{}?gateway={}", self.canister, self.gateway)?;
+        if self.fetch_root_key { f.write_str("&fetch_root_key=true") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_refused(text: &str, reason: &str) {
+        let refusal = text.parse::<Layer2Url>().unwrap_err().to_string();
+        assert!(refusal.contains(reason), "{refusal:?} does not speak of {reason:?}");
+    }
+
+    #[test]
+    fn a_canister_is_on_the_mainnet_unless_a_gateway_is_named() {
+        let Layer2Url::Canister(url) = "ic://aaaaa-aa".parse().unwrap();
+        assert_eq!(url.canister, Principal::management_canister());
+        assert_eq!(url.gateway.as_str(), "https://icp-api.io/");
+        assert!(!url.fetch_root_key);
+    }
+
+    #[test]
+    fn what_is_shown_reads_back_as_the_same() {
+        for text in [
+            "ic://aaaaa-aa",
+            "ic://aaaaa-aa?gateway=http://127.0.0.1:8000&fetch_root_key=true",
+            "ic://aaaaa-aa?fetch_root_key=false",
+        ] {
+            let url: Layer2Url = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(url.to_string().parse(), Ok(url));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_with_its_reason() {
+        check_refused("aaaaa-aa", "no URL");
+        check_refused("ftp://aaaaa-aa", "`ftp:` is no kind");
+        check_refused("ic://nonsense", "no canister id");
+        check_refused("ic://aaaaa-aa?gatewy=http://x", "`gatewy` is no option");
+        check_refused("ic://aaaaa-aa?gateway=x", "an http or https URL");
+        check_refused("ic://aaaaa-aa?gateway=http://x&fetch_root_key=1", "true or false");
+        check_refused("ic://aaaaa-aa?fetch_root_key=true", "built in");
+        check_refused("ic://aaaaa-aa?gateway=https://a.icp0.io&fetch_root_key=true", "built in");
+    }
+}
