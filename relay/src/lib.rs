@@ -12,6 +12,7 @@ mod clock;
 mod collector;
 pub mod config;
 pub mod control;
+mod costs;
 pub mod db;
 mod delta;
 pub mod identity;
@@ -54,6 +55,7 @@ use crate::{
     collector::Collecting,
     config::Config,
     control::{Control, Desk},
+    costs::Costs,
     delta::Delta,
     identity::Identity,
     ingest::{Admission, Ingest},
@@ -93,6 +95,9 @@ impl Relay {
     /// The metrics, with what is not counted along. It reads L1.
     pub fn scrape(&self) -> String {
         self.metrics.verify_queue.set(self.ingest.verifier.waiting() as i64);
+        if let Some(used) = self.revival.layer2.as_ref().and_then(|layer2| layer2.usage()) {
+            self.metrics.note_usage(&used);
+        }
         match self.store.stats() {
             Ok(stats) => self.metrics.note_store(&stats),
             // All the more somebody should see the others.
@@ -237,7 +242,14 @@ impl Shared {
             doubt: doubt.clone(),
             metrics: metrics.clone(),
         };
+        let costs = Costs {
+            layer2: layer2.clone(),
+            store: store.clone(),
+            writer: writer.clone(),
+            metrics: metrics.clone(),
+        };
         let poll = Poll { store, writer, layer2, doubt, interval, metrics };
+        tasks.spawn(costs.run(stop.clone()));
         tasks.spawn(watching);
         tasks.spawn(outbox.follow(stop.clone()));
         tasks.spawn(poll.run(stop.clone()));

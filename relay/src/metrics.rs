@@ -4,6 +4,9 @@
 //! below: its field, what makes it, and its help text; all names begin with `aquifer_`. What somebody
 //! keeps anyway, such as the size of the store, is not counted along but asked for with each scrape.
 
+use std::sync::atomic::AtomicU64;
+
+use layer2::UsageFigures;
 use prometheus_client::{
     encoding::text::encode,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -15,6 +18,9 @@ use crate::clock;
 
 /// A counter for each value of one label.
 type By = Family<[(&'static str, &'static str); 1], Counter>;
+
+/// For what is too large for whole numbers, or none.
+type Float = Gauge<f64, AtomicU64>;
 
 macro_rules! metrics {
     ($($name:ident: $type:ty = $new:expr, $help:literal;)*) => {
@@ -55,6 +61,15 @@ metrics! {
     aside_rows: Gauge = Gauge::default(), "Events that the canister does not take";
     outbox_clear_timestamp_seconds: Gauge = now(), "When the canister last answered for a batch, or none waited";
     poll_success_timestamp_seconds: Gauge = now(), "When the canister was last polled to the end";
+    layer2_queries: Counter = Counter::default(), "Questions to L2, which cost it nothing";
+    layer2_updates: Counter = Counter::default(), "Calls to L2 that cost it cycles";
+    layer2_failures: Counter = Counter::default(), "Calls to L2 that got no answer";
+    layer2_bytes_up: Counter = Counter::default(), "Bytes sent to L2";
+    layer2_bytes_down: Counter = Counter::default(), "Bytes got from L2";
+    layer2_cycles: Counter = Counter::default(), "Cycles that these calls cost L2, reckoned";
+    layer2_liquid_cycles: Float = Float::default(), "L2's balance above its freezing threshold";
+    layer2_days_left: Float = unknown(), "Days for which that lasts at the present rate";
+    layer2_read_only: Gauge = Gauge::default(), "1 if L2 saves nothing at present";
     poll_entries_behind: Gauge = Gauge::default(), "Entries of the canister's log not yet taken over";
 }
 
@@ -71,6 +86,26 @@ impl Metrics {
         self.store_stubs.set(store.stubs as i64);
         self.outbox_rows.set(store.outbox as i64);
         self.aside_rows.set(store.aside as i64);
+    }
+
+    /// What the calls to L2 came to.
+    pub fn note_usage(&self, used: &UsageFigures) {
+        let reach = |counter: &Counter, total: u64| {
+            counter.inc_by(total.saturating_sub(counter.get()));
+        };
+        reach(&self.layer2_queries, used.queries);
+        reach(&self.layer2_updates, used.updates);
+        reach(&self.layer2_failures, used.failures);
+        reach(&self.layer2_bytes_up, used.bytes_up);
+        reach(&self.layer2_bytes_down, used.bytes_down);
+        reach(&self.layer2_cycles, used.cycles);
+    }
+
+    /// What L2 has to pay with. `days`: for how long, if it costs anything.
+    pub fn note_balance(&self, liquid_cycles: u128, days: Option<f64>, is_read_only: bool) {
+        self.layer2_liquid_cycles.set(liquid_cycles as f64);
+        self.layer2_days_left.set(days.unwrap_or(f64::INFINITY));
+        self.layer2_read_only.set(is_read_only.into());
     }
 
     /// Everything, as OpenMetrics text.
@@ -130,6 +165,13 @@ fn seconds() -> Histogram {
 
 fn counts() -> Histogram {
     Histogram::new([1.0, 2.0, 5.0, 10.0, 30.0, 100.0, 300.0, 1000.0])
+}
+
+/// Until somebody knows.
+fn unknown() -> Float {
+    let gauge = Float::default();
+    gauge.set(f64::INFINITY);
+    gauge
 }
 
 fn now() -> Gauge {

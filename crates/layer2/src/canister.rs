@@ -21,7 +21,10 @@ use interface::{
 use serde_bytes::{ByteBuf, Bytes};
 use tokio::sync::OnceCell;
 
-use crate::{CanisterUrl, Detail, Layer2, Layer2Error};
+use crate::{
+    CanisterUrl, Detail, Layer2, Layer2Error, UsageFigures,
+    usage::{Called, Usage},
+};
 
 /// How long one call may take before it counts as failed. An update that outlives it is harmless:
 /// saving is idempotent.
@@ -40,6 +43,7 @@ pub struct Canister {
     principal: Principal,
     /// Empty until the gateway of a test network has told its root key.
     root_key: OnceCell<()>,
+    usage: Usage,
 }
 
 impl Canister {
@@ -57,6 +61,7 @@ impl Canister {
             id: url.canister,
             principal,
             root_key: OnceCell::new_with(trusts_built_in_key.then_some(())),
+            usage: Usage::default(),
         })
     }
 
@@ -65,7 +70,9 @@ impl Canister {
     where
         T: CandidType + for<'de> candid::Deserialize<'de>,
     {
-        let query = self.agent.query(&self.id, method).with_arg(encode(arguments)?);
+        let arguments = encode(arguments)?;
+        self.usage.asked(Called::Query, arguments.len());
+        let query = self.agent.query(&self.id, method).with_arg(arguments);
         decode(&self.call(query.call()).await?)
     }
 
@@ -78,7 +85,9 @@ impl Canister {
     where
         T: CandidType + for<'de> candid::Deserialize<'de>,
     {
-        let update = self.agent.update(&self.id, method).with_arg(encode(arguments)?);
+        let arguments = encode(arguments)?;
+        self.usage.asked(Called::Update, arguments.len());
+        let update = self.agent.update(&self.id, method).with_arg(arguments);
         decode(&self.call(update.call_and_wait()).await?)
     }
 
@@ -106,10 +115,12 @@ impl Canister {
             self.root_key.get_or_try_init(|| self.agent.fetch_root_key()).await?;
             call.await
         });
-        match in_time.await {
+        let answer = match in_time.await {
             Ok(answer) => answer.map_err(|error| classify(&error)),
             Err(_) => Err(Layer2Error::Unavailable("no answer in time".into())),
-        }
+        };
+        self.usage.answered(answer.as_ref().ok().map(Vec::len));
+        answer
     }
 }
 
@@ -128,7 +139,9 @@ impl Layer2 for Canister {
             return Err(Layer2Error::TooLarge(format!("{} events in one call", events.len())));
         }
         let blobs: Vec<&Bytes> = events.iter().map(|event| Bytes::new(event)).collect();
-        one_for_each(events.len(), self.update("save_events", (blobs,)).await?)
+        let outcomes = one_for_each(events.len(), self.update("save_events", (blobs,)).await?)?;
+        self.usage.saved(outcomes.len());
+        Ok(outcomes)
     }
 
     async fn query(
@@ -219,6 +232,10 @@ impl Layer2 for Canister {
 
     async fn status(&self) -> Result<Status, Layer2Error> {
         self.ask("status", ()).await
+    }
+
+    fn usage(&self) -> Option<UsageFigures> {
+        Some(self.usage.figures())
     }
 }
 

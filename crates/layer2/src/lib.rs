@@ -6,6 +6,7 @@
 
 mod canister;
 mod url;
+mod usage;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ pub use interface::{
 pub use crate::{
     canister::Canister,
     url::{CanisterUrl, Layer2Url, UrlError},
+    usage::UsageFigures,
 };
 
 /// Why L2 did not do what was asked. The variants are what the caller can do about it.
@@ -116,6 +118,11 @@ pub trait Layer2: Send + Sync + 'static {
 
     /// What it holds and what it costs. Fields that mean nothing for it are 0.
     async fn status(&self) -> Result<Status, Layer2Error>;
+
+    /// What our calls came to. None where they cost nothing.
+    fn usage(&self) -> Option<UsageFigures> {
+        None
+    }
 }
 
 /// Opens the store at a URL. `identity` is who we are to a canister. No call is made yet: L2 may be down

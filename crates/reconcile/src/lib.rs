@@ -20,10 +20,12 @@
 //! Numbers are varints, most significant group first.
 
 mod answer;
+mod between;
 mod sorted;
 mod wire;
 
 pub use answer::{FRAME_BYTES_MIN, Refusal, answer};
+pub use between::{Between, Strange};
 pub use sorted::Sorted;
 pub use wire::Malformed;
 

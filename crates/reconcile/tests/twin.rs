@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use event::{EventId, Timestamp};
 use negentropy::{Id, Negentropy, NegentropyStorageVector};
 use proptest::{collection::vec, prelude::*};
-use reconcile::{FRAME_BYTES_MIN, Item, Sorted, answer};
+use reconcile::{Between, FRAME_BYTES_MIN, Item, Sorted, answer};
 
 fn item(created_at: u64, id: [u8; 32]) -> Item {
     Item { created_at: Timestamp(created_at), id: EventId(id) }
@@ -53,8 +53,51 @@ fn converse(client: &[Item], server: &[Item], frame: usize) -> Result<(), TestCa
     Ok(())
 }
 
+/// Two sets that only answer, and somebody between.
+fn compare(left: &[Item], right: &[Item], frames: [usize; 2]) -> Result<(), TestCaseError> {
+    let sides = [Sorted::new(left.to_vec()), Sorted::new(right.to_vec())];
+    let (mut between, question) = Between::begin();
+    let mut question = Some(question);
+    let mut rounds = 0;
+    while let Some(asked) = question {
+        let side = usize::from(!between.is_left_asked());
+        question = between.take(&answer(&sides[side], &asked, frames[side]).unwrap()).unwrap();
+        rounds += 1;
+        prop_assert!(rounds < 2_000, "it gets nowhere");
+    }
+    let (left, right) = (ids_of(left), ids_of(right));
+    let found: [BTreeSet<[u8; 32]>; 2] =
+        between.finish().map(|ids| ids.iter().map(|id| id.0).collect());
+    let expected = [&left - &right, &right - &left];
+    prop_assert_eq!(found, expected);
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn somebody_between_two_stores_finds_all_differences(
+        shared in items(600), left in items(200), right in items(200),
+        frames in [prop_oneof![FRAME_BYTES_MIN..9_000, Just(500_000)],
+                   prop_oneof![FRAME_BYTES_MIN..9_000, Just(500_000)]],
+    ) {
+        let mut seen = BTreeSet::new();
+        let mut once = |items: Vec<Item>| -> Vec<Item> {
+            items.into_iter().filter(|item| seen.insert(item.id.0)).collect()
+        };
+        let (shared, left, right) = (once(shared), once(left), once(right));
+        compare(&[&shared[..], &left].concat(), &[&shared[..], &right].concat(), frames)?;
+        compare(&shared, &shared, frames)?;
+        compare(&[], &right, frames)?;
+        compare(&left, &[], frames)?;
+    }
+
+    #[test]
+    fn no_answer_makes_who_stands_between_panic(answer in vec(any::<u8>(), 0..200)) {
+        Between::begin().0.take(&answer).ok();
+        Between::begin().0.take(&[&[0x61][..], &answer].concat()).ok();
+    }
 
     #[test]
     fn a_conversation_finds_all_differences_and_its_answers_are_the_crates(

@@ -14,7 +14,7 @@ use super::{
     export::{export, export_oldest_first},
     import::import,
 };
-use crate::poll::CURSOR_OF;
+use crate::{costs::Ledger, poll::CURSOR_OF};
 
 /// Events that are looked up at a time; deleted, they are one transaction.
 const MATCHES_MAX: usize = 1_000;
@@ -48,6 +48,11 @@ async fn stats(desk: &Desk) -> anyhow::Result<Figures> {
     let store = desk.store.clone();
     let figures = read(move || {
         let stats = store.stats()?;
+        let layer2 = store.meta(CURSOR_OF)?;
+        let layer2_costs = match &layer2 {
+            Some(layer2) => Ledger::read(&store, layer2)?,
+            None => None,
+        };
         Ok(Figures {
             events: stats.events,
             stubs: stats.stubs,
@@ -58,8 +63,9 @@ async fn stats(desk: &Desk) -> anyhow::Result<Figures> {
             bytes_in_use: stats.bytes_in_use,
             next_seq: stats.next_seq.0,
             commits: stats.commits,
-            layer2: store.meta(CURSOR_OF)?,
+            layer2,
             layer2_cursor: store.l2_cursor()?,
+            layer2_costs,
         })
     });
     figures.await

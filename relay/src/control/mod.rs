@@ -23,7 +23,7 @@ use store::{Store, Writer};
 
 pub use self::client::{Answers, Place};
 pub(crate) use self::socket::Control;
-use crate::client::Tally;
+use crate::{client::Tally, costs::Ledger};
 
 /// What client and relay must agree on. Raised whenever a line means something else than before.
 pub const PROTOCOL: u32 = 1;
@@ -103,6 +103,8 @@ pub struct Figures {
     /// The canister that is followed, and the place in its log to ask for next.
     pub layer2: Option<String>,
     pub layer2_cursor: Option<u64>,
+    /// What it costs, as far as this relay has seen.
+    pub layer2_costs: Option<Ledger>,
 }
 
 /// How many events match a filter.

@@ -7,7 +7,8 @@
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use event::{Event, Packed, verify};
+use event::{Event, Filter, Packed, PublicKey, verify};
+use interface::ByteBuf;
 use layer2::{ChangesFrom, Detail, Layer2, What};
 
 use super::{Where, insist};
@@ -25,17 +26,39 @@ pub struct Export {
     /// Continue a backup: the seq that the one before ended with
     #[arg(long, value_name = "SEQ", default_value_t = 0)]
     from: u64,
+
+    /// Only what this public key (hex) has signed, newest first; may be given again for more
+    #[arg(long = "author", value_name = "PUBKEY", conflicts_with = "from")]
+    authors: Vec<PublicKey>,
 }
 
 /// Runs the command.
 pub async fn export(arguments: Export) -> anyhow::Result<()> {
     let store = arguments.at.open()?;
+    if !arguments.authors.is_empty() {
+        return export_authors(store.as_ref(), arguments.authors).await;
+    }
     let progress = Progress::of_entries();
     let mut exporting = Exporting { next: arguments.from, output: Output::new(), invalid: 0 };
     let result = exporting.run(store.as_ref(), &progress).await;
     progress.finish();
     let flushed = exporting.output.flush();
     eprintln!("wrote {} events; seq {} is next", exporting.output.written, exporting.next);
+    if exporting.invalid > 0 {
+        eprintln!("left out {} that are not valid", exporting.invalid);
+    }
+    result.and(flushed.and_then(check_is_read))
+}
+
+/// What some authors signed, out of the index instead of the log.
+async fn export_authors(store: &dyn Layer2, authors: Vec<PublicKey>) -> anyhow::Result<()> {
+    let filters = [Filter { authors: Some(authors), ..Filter::default() }];
+    let progress = Progress::of_entries();
+    let mut exporting = Exporting { next: 0, output: Output::new(), invalid: 0 };
+    let result = exporting.query(store, &filters, &progress).await;
+    progress.finish();
+    let flushed = exporting.output.flush();
+    eprintln!("wrote {} events", exporting.output.written);
     if exporting.invalid > 0 {
         eprintln!("left out {} that are not valid", exporting.invalid);
     }
@@ -61,7 +84,7 @@ impl Exporting {
             let entries = page.changes.len() as u64;
             for change in page.changes {
                 if let What::Saved(packed) = change.what {
-                    self.write(&packed, change.seq, progress)?;
+                    self.write(&packed, &format!("seq {}", change.seq), progress)?;
                 }
             }
             self.next = page.next;
@@ -73,12 +96,35 @@ impl Exporting {
         }
     }
 
-    fn write(&mut self, packed: &[u8], seq: u64, progress: &Progress) -> anyhow::Result<()> {
+    async fn query(
+        &mut self,
+        store: &dyn Layer2,
+        filters: &[Filter],
+        progress: &Progress,
+    ) -> anyhow::Result<()> {
+        let mut cursor: Option<Vec<u8>> = None;
+        loop {
+            let page = insist(async || store.query(filters, cursor.as_deref()).await, progress)
+                .await
+                .context("asking for what these authors signed")?;
+            for packed in &page.events {
+                self.write(packed, "an event", progress)?;
+            }
+            progress.advance(page.events.len() as u64, "events".into());
+            cursor = page.cursor.map(ByteBuf::into_vec);
+            if cursor.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// `what` names it where it is left out.
+    fn write(&mut self, packed: &[u8], what: &str, progress: &Progress) -> anyhow::Result<()> {
         match check(packed) {
             Ok(event) => check_is_read(self.output.write(&event.to_json())?)?,
             Err(error) => {
                 self.invalid += 1;
-                progress.report(&format!("left out seq {seq}: {error}"));
+                progress.report(&format!("left out {what}: {error}"));
             }
         }
         Ok(())

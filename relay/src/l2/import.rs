@@ -22,7 +22,7 @@ const BATCH_EVENTS_MAX: usize = 1_000;
 /// Bytes of one batch, packed: an ingress message may have 2 MiB.
 const BATCH_BYTES_MAX: usize = 1_500_000;
 /// Batches under way at a time.
-const BATCHES_AT_A_TIME: usize = 4;
+pub const BATCHES_AT_A_TIME: usize = 4;
 
 /// Save the events of a JSONL file in a shared store (one NIP-01 event a line)
 ///
@@ -42,9 +42,9 @@ pub struct Import {
     json: bool,
 }
 
-/// What became of the lines.
+/// What became of the events.
 #[derive(Debug, Default, Serialize)]
-struct Summary {
+pub struct Summary {
     saved: u64,
     duplicate: u64,
     /// Not taken, by the store's reason.
@@ -59,7 +59,17 @@ impl Summary {
         format!("saved {}, duplicate {}, left out {left_out}", self.saved, self.duplicate)
     }
 
-    fn tally(&mut self, outcome: SaveOutcome) {
+    /// Adds what became of others.
+    pub fn add(&mut self, other: Summary) {
+        self.saved += other.saved;
+        self.duplicate += other.duplicate;
+        self.invalid += other.invalid;
+        for (reason, count) in other.left_out {
+            *self.left_out.entry(reason).or_default() += count;
+        }
+    }
+
+    pub fn tally(&mut self, outcome: SaveOutcome) {
         let reason = match outcome {
             SaveOutcome::Saved(_) => return self.saved += 1,
             SaveOutcome::Duplicate(_) => return self.duplicate += 1,
@@ -157,8 +167,26 @@ fn batches(lines: Lines, progress: &Progress) -> impl Stream<Item = anyhow::Resu
     })
 }
 
+/// Events in the pieces that one call takes.
+pub fn pieces(events: Vec<Vec<u8>>) -> Vec<Vec<Vec<u8>>> {
+    let mut pieces: Vec<Vec<Vec<u8>>> = Vec::new();
+    let mut bytes = 0;
+    for event in events {
+        let has_room = bytes + event.len() <= BATCH_BYTES_MAX;
+        bytes += event.len();
+        match pieces.last_mut() {
+            Some(piece) if has_room && piece.len() < BATCH_EVENTS_MAX => piece.push(event),
+            _ => {
+                bytes = event.len();
+                pieces.push(vec![event]);
+            }
+        }
+    }
+    pieces
+}
+
 /// Saves a batch, and again what the store wants later; an outcome for each event, in no order.
-async fn save(
+pub async fn save(
     mut events: Vec<Vec<u8>>,
     store: &dyn Layer2,
     progress: &Progress,

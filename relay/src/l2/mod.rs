@@ -2,9 +2,11 @@
 //! JSONL file in the order of the store's log; putting one back means saving its events again, so the
 //! rules, not this code, decide what a restored store holds.
 
-mod compare;
+mod copy;
 mod export;
 mod import;
+mod status;
+mod verify;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -12,12 +14,20 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use layer2::{Layer2, Layer2Error};
 
-use crate::{client::Progress, config::Settings, identity::Identity, outbox::backoff};
+use crate::{
+    client::Progress,
+    config::{Config, Settings},
+    identity::Identity,
+    outbox::backoff,
+};
 
 /// Failures in a row that may pass and yet do not: with their pauses about two minutes.
 const FAILURES_MAX: u32 = 8;
 
-/// Back up, fill and check a shared store itself
+/// Back up, fill, move, check and watch a shared store itself
+///
+/// A store is named by its URL, as ic://CANISTER; on a local network
+/// 'ic://CANISTER?gateway=http://127.0.0.1:8000&fetch_root_key=true'
 #[derive(Args)]
 pub struct L2 {
     #[command(subcommand)]
@@ -28,19 +38,16 @@ pub struct L2 {
 enum Command {
     Export(export::Export),
     Import(import::Import),
-    Compare(compare::Compare),
+    Verify(verify::Verify),
+    Copy(copy::Copy),
+    Status(status::Status),
 }
 
-/// Which store, and who asks. What is not given here is taken from the configuration file and the
-/// environment, as by `aquifer run`.
+/// Who asks. What is not given here is taken from the configuration file and the environment, as by
+/// `aquifer run`.
 #[derive(Args)]
-struct Where {
-    /// The store, as ic://CANISTER; on a local network
-    /// 'ic://CANISTER?gateway=http://127.0.0.1:8000&fetch_root_key=true'
-    #[arg(long, value_name = "URL")]
-    layer2: Option<String>,
-
-    /// Folder with the key of a relay that the canister has granted [default: aquifer-data]
+struct Who {
+    /// Folder with the key of a relay that the store has granted [default: aquifer-data]
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
 
@@ -49,21 +56,55 @@ struct Where {
     config: Option<PathBuf>,
 }
 
+/// Which store, where there is only one.
+#[derive(Args)]
+struct Where {
+    /// The store's URL [default: the one in the configuration]
+    #[arg(long, value_name = "URL")]
+    layer2: Option<String>,
+
+    #[command(flatten)]
+    who: Who,
+}
+
 /// Runs the command.
 pub async fn run(arguments: L2) -> anyhow::Result<()> {
     match arguments.command {
         Command::Export(arguments) => export::export(arguments).await,
         Command::Import(arguments) => import::import(arguments).await,
-        Command::Compare(arguments) => compare::compare(arguments).await,
+        Command::Verify(arguments) => verify::verify(arguments).await,
+        Command::Copy(arguments) => copy::copy(arguments).await,
+        Command::Status(arguments) => status::status(arguments).await,
     }
 }
 
 impl Where {
     fn open(self) -> anyhow::Result<Arc<dyn Layer2>> {
-        let settings = Settings::of_layer2(self.layer2, self.data).over(self.config)?;
+        self.who.open(self.layer2.as_deref())
+    }
+}
+
+impl Who {
+    /// Opens the store at a URL, or else the one in the configuration.
+    fn open(&self, url: Option<&str>) -> anyhow::Result<Arc<dyn Layer2>> {
+        let settings = self.settings(url)?;
         let identity = Identity::open(&settings.data())?;
-        let Some(url) = settings.layer2()? else { bail!("which store? Give --layer2 URL") };
+        let Some(url) = settings.layer2()? else { bail!("which store? Name it by its URL") };
         layer2::open(&url, identity.agent_identity())
+    }
+
+    fn config(&self) -> anyhow::Result<Config> {
+        self.settings(None)?.resolve()
+    }
+
+    /// The relay's data folder.
+    fn data(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.settings(None)?.data())
+    }
+
+    fn settings(&self, layer2: Option<&str>) -> anyhow::Result<Settings> {
+        let given = Settings::of_layer2(layer2.map(str::to_owned), self.data.clone());
+        given.over(self.config.clone())
     }
 }
 

@@ -139,6 +139,11 @@ impl World {
         }
     }
 
+    /// The canister as relays are told of it.
+    pub fn url(&self) -> String {
+        canister_url(self.ic.canister(), &self.ic.gateway())
+    }
+
     /// All that the canister holds, page by page.
     pub async fn canister_holds(&self) -> Events {
         let mut request = QueryRequest { filters: vec![Default::default()], ..Default::default() };
@@ -264,20 +269,29 @@ impl Relay {
         output
     }
 
-    /// `aquifer l2` with these words, on the store of `world`, with the key of this relay.
+    /// `aquifer l2` with these words, with the key of this relay. The store of `world` is the
+    /// configured one.
     pub async fn l2(&self, world: &World, words: &[&str], input: Vec<u8>) -> Output {
-        let url = canister_url(world.ic.canister(), &world.ic.gateway());
+        let url = world.url();
         let data = self.run.options().data.display().to_string();
-        let place = ["--layer2", &url];
-        let words = ["l2"].into_iter().chain(words.iter().copied()).chain(place);
-        aquifer(words.chain(["--data", &data]), input).await
+        let words = ["l2"].into_iter().chain(words.iter().copied());
+        aquifer_in(&[("AQUIFER_LAYER2", &url)], words.chain(["--data", &data]), input).await
     }
 }
 
 /// Runs `aquifer` to its end.
 pub async fn aquifer<'a>(words: impl Iterator<Item = &'a str>, input: Vec<u8>) -> Output {
+    aquifer_in(&[], words, input).await
+}
+
+/// Runs `aquifer` to its end, with these variables in its environment.
+async fn aquifer_in<'a>(
+    environment: &[(&str, &str)],
+    words: impl Iterator<Item = &'a str>,
+    input: Vec<u8>,
+) -> Output {
     let mut command = tokio::process::Command::new(artifacts().aquifer().unwrap());
-    command.args(words).kill_on_drop(true);
+    command.args(words).envs(environment.iter().copied()).kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
