@@ -43,7 +43,7 @@ use std::{
 use anyhow::Context;
 use event::{Filter, Timestamp};
 use layer2::Layer2;
-use store::{Collector, Options, Store, Writer};
+use store::{Options, Store, Writer};
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
@@ -52,7 +52,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
-    collector::Collecting,
+    collector::collecting,
     config::Config,
     control::{Control, Desk},
     costs::Costs,
@@ -133,10 +133,17 @@ pub async fn run(
     let metrics = Arc::new(Metrics::default());
     let (store, writer) = open_store(&config, metrics.clone())?;
     let tasks = TaskTracker::new();
-    let desk = Desk { store: store.clone(), writer: writer.clone() };
-    take_requests(&config.data, desk, &tasks, &stop);
     let delta = Delta::start(&store);
     tasks.spawn(delta.clone().follow_commits(store.clone(), stop.clone()));
+    let mut collector = None;
+    if let Some(cache) = &config.cache {
+        let (collecting, ask) = collecting(&store, &writer, cache.policy(layer2.is_some()));
+        let collecting = collecting.beside(delta.clone(), cache.gc_interval, metrics.clone());
+        tasks.spawn(collecting.run(stop.clone()));
+        collector = Some(ask);
+    }
+    let desk = Desk { store: store.clone(), writer: writer.clone(), collector };
+    take_requests(&config.data, desk, &tasks, &stop);
     let revival = Revival {
         layer2: layer2.clone(),
         writer: writer.clone(),
@@ -144,16 +151,6 @@ pub async fn run(
         patience: config.layer2_timeout,
         metrics: metrics.clone(),
     };
-    if let Some(cache) = &config.cache {
-        let policy = cache.policy(layer2.is_some());
-        let collecting = Collecting {
-            collector: Collector::new(store.clone(), writer.clone(), policy),
-            delta: delta.clone(),
-            interval: cache.gc_interval,
-            metrics: metrics.clone(),
-        };
-        tasks.spawn(collecting.run(stop.clone()));
-    }
     let membership = match layer2 {
         Some(layer2) => {
             let (store, writer, metrics) = (store.clone(), writer.clone(), metrics.clone());

@@ -154,7 +154,11 @@ impl<'e> Change<'e> {
     }
 
     /// Applies a page of L2's feed, in its order. Returns what became of the saved ones.
-    pub fn apply_layer2(&mut self, changes: &[NewChange], cursor: u64) -> Result<Vec<Outcome>> {
+    pub fn apply_layer2(
+        &mut self,
+        changes: &[NewChange],
+        cursor: Option<u64>,
+    ) -> Result<Vec<Outcome>> {
         let mut outcomes = Vec::with_capacity(changes.len());
         for change in changes {
             match change {
@@ -163,7 +167,9 @@ impl<'e> Change<'e> {
                 NewChange::Cleared => self.clear()?,
             }
         }
-        self.set_number(LAYER2_CURSOR, cursor)?;
+        if let Some(cursor) = cursor {
+            self.set_number(LAYER2_CURSOR, cursor)?;
+        }
         Ok(outcomes)
     }
 

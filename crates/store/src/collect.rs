@@ -46,12 +46,13 @@ impl Terms {
 }
 
 impl Change<'_> {
-    /// Takes the body of the event at `seq`, if the terms say so. What is to stay of those in the
-    /// order of arrival moves to where holes are filled; a long body leaves no hole, so it stays there.
-    pub fn collect(&mut self, seq: Seq, terms: &Terms) -> Result<()> {
+    /// Takes the body of the event at `seq`, if the terms say so; returns whether. What is to stay of
+    /// those in the order of arrival moves to where holes are filled; a long body leaves no hole, so it
+    /// stays there.
+    pub fn collect(&mut self, seq: Seq, terms: &Terms) -> Result<bool> {
         let Databases { events, kept, stubs, .. } = self.databases;
         let recent = events.get(&self.txn, &seq.0)?;
-        let Some(bytes) = recent.or(kept.get(&self.txn, &seq.0)?) else { return Ok(()) };
+        let Some(bytes) = recent.or(kept.get(&self.txn, &seq.0)?) else { return Ok(false) };
         let (is_recent, event) = (recent.is_some(), Packed::trusted(bytes).map_err(damaged)?);
         let served = self.databases.served.get(&self.txn, &seq.0)?;
         let stays = terms.rank(seq, served, event.kind()) > terms.up_to
@@ -62,23 +63,26 @@ impl Change<'_> {
                 events.delete(&mut self.txn, &seq.0)?;
                 kept.put(&mut self.txn, &seq.0, &bytes)?;
             }
-            return Ok(());
+            return Ok(false);
         }
         // Below that date the index is not complete any more, and a stub more would not mend it.
         if terms.has_layer2 && event.created_at() >= self.complete_since()? {
             let stub = event.to_stub();
             self.take_body(seq)?;
-            return stubs.put(&mut self.txn, &seq.0, &stub);
+            stubs.put(&mut self.txn, &seq.0, &stub)?;
+        } else {
+            self.remove(seq)?;
         }
-        self.remove(seq)
+        Ok(true)
     }
 
-    /// Removes what is left of an event, if no more than a stub is.
-    pub fn prune(&mut self, seq: Seq) -> Result<()> {
-        let Some(stub) = self.databases.stubs.get(&self.txn, &seq.0)? else { return Ok(()) };
+    /// Removes what is left of an event, if no more than a stub is; returns whether.
+    pub fn prune(&mut self, seq: Seq) -> Result<bool> {
+        let Some(stub) = self.databases.stubs.get(&self.txn, &seq.0)? else { return Ok(false) };
         let date = Packed::trusted(stub).map_err(damaged)?.created_at();
         self.remove(seq)?;
-        self.raise_floor(date)
+        self.raise_floor(date)?;
+        Ok(true)
     }
 
     /// Stores the body of a stub again. An event that is held no more is passed over: it was deleted

@@ -19,6 +19,7 @@ use std::{
 use event::{Kind, Packed};
 use heed::{Database, types::Bytes};
 use index::{Index, Seq, seq_of};
+use tokio::sync::watch;
 
 use crate::{
     collect::{Rank, Terms},
@@ -27,7 +28,7 @@ use crate::{
     served::{Arrivals, Minute},
     store::{ReadError, Store},
     usage::Usage,
-    writer::{WriteError, Writer},
+    writer::{Done, WriteError, Writer},
 };
 
 /// Events looked at in one read transaction.
@@ -35,6 +36,8 @@ const SLICE_EVENTS_MAX: usize = 4_096;
 /// Events of one task of the writer: at first, and at most.
 const TASK_EVENTS: usize = 64;
 const TASK_EVENTS_MAX: usize = 4_096;
+/// Events of one task that has nearly all behind it.
+const TASK_EVENTS_LAST: usize = 8;
 /// How long a task may keep the writer. One that took longer is followed by a smaller one.
 const TASK_TIME_MAX: Duration = Duration::from_millis(10);
 /// How often one collection lowers its sights because pages did not come free as reckoned.
@@ -63,7 +66,8 @@ impl Policy {
         self.bytes_max / 100 * u64::from(self.high_percent)
     }
 
-    fn low(&self) -> u64 {
+    /// What a collection brings events with bodies down to.
+    pub fn low(&self) -> u64 {
         self.bytes_max / 100 * u64::from(self.low_percent)
     }
 
@@ -73,12 +77,41 @@ impl Policy {
     }
 }
 
+/// Why somebody looks whether there is something to collect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// Time went by: a collection begins at the high mark.
+    Routine,
+    /// A write waits for room: it begins at the low mark, and below it a part is given up.
+    Wanted,
+    /// Whoever runs the relay says so: it begins at the low mark.
+    Asked,
+}
+
 /// What a collection came to.
 #[derive(Clone, Copy, Debug)]
 pub struct Collected {
     pub before: Usage,
     pub after: Usage,
+    /// Bodies that went.
+    pub bodies: u64,
+    /// Stubs that went.
+    pub stubs: u64,
     pub took: Duration,
+}
+
+/// How far the collection is that is under way, in bytes that bodies give up.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Headway {
+    pub done: u64,
+    pub total: u64,
+}
+
+/// From where to where a collection brings what bodies take.
+#[derive(Clone, Copy)]
+struct Goal {
+    before: u64,
+    target: u64,
 }
 
 /// Why a collection ended early. What it did until then holds.
@@ -100,6 +133,7 @@ pub struct Collector {
     policy: Policy,
     protected: Arc<[Kind]>,
     task_events: usize,
+    headway: watch::Sender<Headway>,
 }
 
 impl Drop for Collector {
@@ -112,7 +146,18 @@ impl Collector {
     pub fn new(store: Store, writer: Writer, policy: Policy) -> Collector {
         store.room().enter();
         let protected = policy.protected_kinds.clone().into();
-        Collector { store, writer, policy, protected, task_events: TASK_EVENTS }
+        let headway = watch::Sender::default();
+        Collector { store, writer, policy, protected, task_events: TASK_EVENTS, headway }
+    }
+
+    /// How far it is, whenever it collects.
+    pub fn headway(&self) -> watch::Receiver<Headway> {
+        self.headway.subscribe()
+    }
+
+    /// The end of what can be collected: the place that the next event will get.
+    pub fn end(&self) -> Seq {
+        self.store.next_seq()
     }
 
     /// Resolves when a write waits for room.
@@ -127,68 +172,103 @@ impl Collector {
             if seqs.is_empty() {
                 return Ok(());
             }
-            self.writer.note_served(seqs).await?;
+            // Where they find no room they are left out: what they say is no promise.
+            let noted = self.writer.note_served(seqs).await;
+            if !matches!(noted, Ok(()) | Err(WriteError::Full)) {
+                return Ok(noted?);
+            }
         }
     }
 
-    /// Collects what lies before `end` if the high mark is passed, or for a write that waits for room.
-    /// None: there was nothing to do.
+    /// Collects what lies before `end`, if there is occasion to. None: there was nothing to do.
     pub async fn collect(
         &mut self,
         end: Seq,
-        is_wanted: bool,
+        occasion: Occasion,
     ) -> Result<Option<Collected>, CollectError> {
         let store = self.store.clone();
         let _under_way = store.room().start();
         let (started, before) = (Instant::now(), self.usage().await?);
-        let target = self.target(&before, is_wanted);
+        let target = self.target(&before, occasion);
         if target.is_none() && !self.are_stubs_over(&before) {
-            if is_wanted {
+            if occasion == Occasion::Wanted {
                 self.store.room().note_fruitless();
             }
             return Ok(None);
         }
         self.note_served().await?;
-        if let Some(target) = target {
-            self.give_up_bodies(end, target).await?;
-        }
-        self.prune_stubs().await?;
-        self.writer.forget_arrivals().await?;
+        let bodies = match target {
+            Some(target) => {
+                let goal = Goal { before: before.of_bodies(), target };
+                self.give_up_bodies(end, goal).await?
+            }
+            None => 0,
+        };
+        let stubs = self.prune_stubs().await?;
+        self.forget_arrivals().await?;
         let after = self.usage().await?;
         if after.bytes >= before.bytes {
             self.store.room().note_fruitless();
         }
-        Ok(Some(Collected { before, after, took: started.elapsed() }))
+        Ok(Some(Collected { before, after, bodies, stubs, took: started.elapsed() }))
     }
 
     /// What bodies are brought down to, if they have to be.
-    fn target(&self, usage: &Usage, is_wanted: bool) -> Option<u64> {
+    fn target(&self, usage: &Usage, occasion: Occasion) -> Option<u64> {
         let (bodies, low) = (usage.of_bodies(), self.policy.low());
-        if bodies > self.policy.high() || is_wanted && bodies > low {
+        let mark = match occasion {
+            Occasion::Routine => self.policy.high(),
+            Occasion::Wanted | Occasion::Asked => low,
+        };
+        if bodies > mark {
             return Some(low);
         }
         // A long event needs pages that lie side by side, and those that are free may not; or the disk
         // is full. Then more has to go, but not all for one.
-        (is_wanted && bodies > low / 4 * 3).then_some(bodies / 8 * 7)
+        (occasion == Occasion::Wanted && bodies > low / 4 * 3).then_some(bodies / 8 * 7)
+    }
+
+    /// How many more events may go in one task; none when bodies take no more than they should. A
+    /// small store would otherwise give up far too many with the last one.
+    async fn task_towards(&self, goal: Goal) -> Result<Option<usize>, CollectError> {
+        let Goal { before, target } = goal;
+        let usage = self.usage().await?;
+        let bodies = usage.of_bodies();
+        let (done, total) = (before.saturating_sub(bodies), before - target);
+        self.headway.send_replace(Headway { done: done.min(total), total });
+        let Some(too_much @ 1..) = bodies.checked_sub(target) else { return Ok(None) };
+        let each = bodies / (usage.events - usage.stubs).max(1);
+        let enough = (too_much / each.max(1)) as usize;
+        Ok(Some(self.task_events.min(enough.max(TASK_EVENTS_LAST))))
+    }
+
+    async fn forget_arrivals(&self) -> Result<(), CollectError> {
+        match self.writer.forget_arrivals().await {
+            // The next collection forgets them.
+            Ok(()) | Err(WriteError::Full) => Ok(()),
+            Err(cause) => Err(cause.into()),
+        }
     }
 
     fn are_stubs_over(&self, usage: &Usage) -> bool {
         self.policy.has_layer2 && usage.of_stubs() > self.policy.stubs()
     }
 
-    async fn give_up_bodies(&mut self, end: Seq, target: u64) -> Result<(), CollectError> {
+    /// How many bodies went.
+    async fn give_up_bodies(&mut self, end: Seq, goal: Goal) -> Result<u64, CollectError> {
+        let mut given_up = 0;
         for _ in 0..ROUNDS_MAX {
             let usage = self.usage().await?;
-            let Some(too_much) = usage.of_bodies().checked_sub(target) else { break };
+            let Some(too_much) = usage.of_bodies().checked_sub(goal.target) else { break };
             let Some(terms) = self.terms(end, too_much).await? else { break };
             let terms = Arc::new(terms);
             for tree in [Tree::Events, Tree::Kept] {
-                if self.give_up(tree, end, &terms, target).await? {
-                    return Ok(());
+                if self.give_up(tree, end, &terms, goal, &mut given_up).await? {
+                    return Ok(given_up);
                 }
             }
         }
-        Ok(())
+        Ok(given_up)
     }
 
     /// How much has to go for so many bytes; none if nothing can.
@@ -223,11 +303,13 @@ impl Collector {
         tree: Tree,
         end: Seq,
         terms: &Arc<Terms>,
-        target: u64,
+        goal: Goal,
+        given_up: &mut u64,
     ) -> Result<bool, CollectError> {
         let mut from = Some(Seq(0));
         while let Some(start) = from {
-            let (most, for_reading) = (self.task_events, terms.clone());
+            let Some(most) = self.task_towards(goal).await? else { return Ok(true) };
+            let for_reading = terms.clone();
             let (seqs, next) = self
                 .read(move |store| candidates(store, tree, start..end, most, &for_reading))
                 .await?;
@@ -236,52 +318,56 @@ impl Collector {
                 continue;
             }
             let task = async |writer: &Writer| writer.collect(seqs.clone(), terms.clone()).await;
-            let done = self.act(task).await?;
-            from = seqs.get(done).copied().or(next);
-            if self.usage().await?.of_bodies() <= target {
-                return Ok(true);
-            }
+            let step = self.act(seqs.len(), task).await?;
+            *given_up += step.given_up;
+            from = seqs.get(step.looked_at).copied().or(next);
         }
-        Ok(false)
+        Ok(self.task_towards(goal).await?.is_none())
     }
 
-    /// Takes the oldest stubs out while they take more than their room, and an eighth more.
-    async fn prune_stubs(&mut self) -> Result<(), CollectError> {
+    /// Takes the oldest stubs out while they take more than their room, and an eighth more; returns how
+    /// many.
+    async fn prune_stubs(&mut self) -> Result<u64, CollectError> {
         if !self.are_stubs_over(&self.usage().await?) {
-            return Ok(());
+            return Ok(0);
         }
         let target = self.policy.stubs() / 8 * 7;
-        let mut before = None;
-        loop {
-            let (most, start) = (self.task_events, before);
-            let (stubs, next) = self.read(move |store| oldest_stubs(store, before, most)).await?;
-            before = next;
-            if !stubs.is_empty() {
-                let seqs: Vec<Seq> = stubs.iter().map(seq_of).collect();
-                let done = self.act(async |writer| writer.prune(seqs.clone()).await).await?;
-                if done < stubs.len() {
-                    before = done.checked_sub(1).map_or(start, |last| Some(stubs[last]));
-                }
+        let (mut from, mut pruned) = (Some(BEFORE_ALL), 0);
+        while let Some(start) = from {
+            let most = self.task_events;
+            let (stubs, next) = self.read(move |store| oldest_stubs(store, start, most)).await?;
+            from = next;
+            if stubs.is_empty() {
+                continue;
             }
-            if before.is_none() || self.usage().await?.of_stubs() <= target {
-                return Ok(());
+            let seqs: Vec<Seq> = stubs.iter().map(seq_of).collect();
+            let task = async |writer: &Writer| writer.prune(seqs.clone()).await;
+            let step = self.act(seqs.len(), task).await?;
+            pruned += step.given_up;
+            if step.looked_at < stubs.len() {
+                from = Some(step.looked_at.checked_sub(1).map_or(start, |last| stubs[last]));
+            }
+            if self.usage().await?.of_stubs() <= target {
+                break;
             }
         }
+        Ok(pruned)
     }
 
-    /// One task of the writer: how far it came. The size of the next follows from it.
+    /// One task of the writer, on so many events: how far it came. The size of the next follows from it.
     async fn act(
         &mut self,
-        task: impl AsyncFnOnce(&Writer) -> Result<usize, WriteError>,
-    ) -> Result<usize, CollectError> {
+        events: usize,
+        task: impl AsyncFnOnce(&Writer) -> Result<Arc<Done>, WriteError>,
+    ) -> Result<Step, CollectError> {
         let done = match task(&self.writer).await {
             Ok(done) => done,
             // It wanted more pages than there are free: a smaller one may do. If one event is too
             // much, the others may be less.
             Err(WriteError::Full) => {
-                let skipped = usize::from(self.task_events == 1);
-                self.task_events = (self.task_events / 2).max(1);
-                return Ok(skipped);
+                let looked_at = usize::from(events == 1);
+                self.task_events = (events / 2).max(1);
+                return Ok(Step { looked_at, given_up: 0 });
             }
             Err(cause) => return Err(cause.into()),
         };
@@ -292,7 +378,7 @@ impl Collector {
         } else if took < TASK_TIME_MAX / 3 {
             self.task_events = (self.task_events * 2).min(TASK_EVENTS_MAX);
         }
-        Ok(done)
+        Ok(Step { looked_at: done.looked_at(), given_up: done.given_up() as u64 })
     }
 
     async fn usage(&self) -> Result<Usage, CollectError> {
@@ -312,6 +398,13 @@ impl Collector {
     }
 }
 
+/// What one task of the writer came to.
+struct Step {
+    /// Events that need not be looked at again.
+    looked_at: usize,
+    given_up: u64,
+}
+
 /// Where bodies lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tree {
@@ -321,6 +414,9 @@ enum Tree {
 
 /// A key of the index by date.
 type CreatedKey = [u8; 14];
+
+/// Older than every event: its keys come in the order of dates, the newest first.
+const BEFORE_ALL: CreatedKey = [u8::MAX; 14];
 
 /// How many bytes events of each rank take, with `each` for the keys of one.
 fn ranks(
@@ -370,15 +466,14 @@ fn candidates(
     Ok((seqs, next))
 }
 
-/// Up to `most` stubs older than `before`, the oldest first, and where to go on.
+/// Up to `most` stubs newer than `after`, the oldest first, and where to go on.
 fn oldest_stubs(
     store: &Store,
-    before: Option<CreatedKey>,
+    after: CreatedKey,
     most: usize,
 ) -> Result<(Vec<CreatedKey>, Option<CreatedKey>), ReadError> {
     let snapshot = store.snapshot()?;
-    let end = before.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(key.as_slice()));
-    let range = (Bound::Unbounded, end);
+    let range = (Bound::Unbounded, Bound::Excluded(after.as_slice()));
     let (mut stubs, mut last) = (Vec::new(), None);
     let rows = snapshot.databases.of(Index::Created).rev_range(&snapshot.txn, &range)?;
     for row in rows.take(SLICE_EVENTS_MAX) {

@@ -29,7 +29,8 @@
 //!   its keys. So filters, counts, duplicates and the rules see a stub as they see its event.
 //! * From [`Store::complete_since`] on nothing is missing but what the rules took out. Older events may
 //!   have been given up with their stubs.
-//! * The file never grows beyond `Options::bytes_max`.
+//! * The file never grows beyond `Options::bytes_max`. While there is a collector, what is stored leaves it
+//!   a reserve: even giving up takes pages.
 //! * What has expired is not read any more, and goes with the next write.
 //! * After a commit failed, nothing is written any more: what lies on the disk is then unknown, and a
 //!   second fsync may succeed without having written what the first could not. A want of room is no such
@@ -69,7 +70,7 @@ mod verify;
 mod writer;
 
 pub use change::{Layer2Change, Origin, Outcome, Settlement};
-pub use collector::{CollectError, Collected, Collector, Policy};
+pub use collector::{CollectError, Collected, Collector, Headway, Occasion, Policy};
 pub use index::Seq;
 pub use observer::{Batch, Observer};
 pub use offline::{Compacted, compact, destroy, is_store};

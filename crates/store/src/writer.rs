@@ -23,6 +23,7 @@ use crate::{
     Batch,
     change::{Change, Layer2Change, New, NewChange, Origin, Outcome, Settlement},
     collect::Terms,
+    databases::NEXT_SEQ,
     environment::CannotGrow,
     store::Inner,
     usage::Usage,
@@ -88,23 +89,80 @@ struct Refused {
 }
 
 enum Task {
-    Put { events: Vec<New>, origin: Origin },
-    Layer2 { changes: Vec<NewChange>, cursor: u64 },
-    Settle { rows: Vec<(Seq, Settlement)> },
+    Put {
+        events: Vec<New>,
+        origin: Origin,
+    },
+    /// Without a cursor: the first part of a page.
+    Layer2 {
+        changes: Vec<NewChange>,
+        cursor: Option<u64>,
+    },
+    Settle {
+        rows: Vec<(Seq, Settlement)>,
+    },
     RetryAside,
-    Revive { events: Vec<New> },
-    NoteServed { seqs: Vec<Seq> },
-    Collect { seqs: Vec<Seq>, terms: Arc<Terms>, done: Arc<AtomicUsize> },
-    Prune { seqs: Vec<Seq>, done: Arc<AtomicUsize> },
+    Revive {
+        events: Vec<New>,
+    },
+    NoteServed {
+        seqs: Vec<Seq>,
+    },
+    Collect {
+        seqs: Vec<Seq>,
+        terms: Arc<Terms>,
+        done: Arc<Done>,
+    },
+    Prune {
+        seqs: Vec<Seq>,
+        done: Arc<Done>,
+    },
     ForgetArrivals,
-    Delete { ids: Vec<EventId> },
-    Text { name: &'static str, text: String },
+    Delete {
+        ids: Vec<EventId>,
+    },
+    Text {
+        name: &'static str,
+        text: String,
+    },
+}
+
+/// How far a task of a collection came.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    looked_at: AtomicUsize,
+    given_up: AtomicUsize,
+}
+
+impl Done {
+    /// Events that it looked at: the first of those it was given.
+    pub fn looked_at(&self) -> usize {
+        self.looked_at.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that it took the body of, or the stub.
+    pub fn given_up(&self) -> usize {
+        self.given_up.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a transaction was not committed.
+enum Failure {
+    /// Only the reserve for collections would be left.
+    Reserve,
+    Lmdb(heed::Error),
+}
+
+impl From<heed::Error> for Failure {
+    fn from(cause: heed::Error) -> Failure {
+        Failure::Lmdb(cause)
+    }
 }
 
 impl Writer {
     pub(crate) fn start(inner: Arc<Inner>) -> std::io::Result<Writer> {
         let (sender, queue) = mpsc::channel(QUEUE_JOBS_MAX);
-        let follower = Loop { inner: inner.clone(), queue, failed: None, is_full: false };
+        let follower = Loop::new(inner.clone(), queue);
         let handle = thread::Builder::new().name("store-writer".into()).spawn(|| follower.run())?;
         let thread = Thread { inner, queue: Some(sender), handle: Mutex::new(Some(handle)) };
         Ok(Writer { thread: Arc::new(thread) })
@@ -134,7 +192,8 @@ impl Writer {
     }
 
     /// Applies a page of L2's feed, in its order, together with `cursor`, the place in L2's log to go
-    /// on from: one transaction, however long the page. The outcomes are those of the saved events.
+    /// on from. A page that is too much for a small store at once is applied in parts, the cursor with
+    /// the last of them: after a crash the page is read again. The outcomes are those of the saved events.
     ///
     /// A removal leaves an event alone that L2 has not yet answered for (see the crate's invariants).
     pub async fn apply_layer2(
@@ -143,7 +202,7 @@ impl Writer {
         cursor: u64,
     ) -> Result<Vec<Outcome>, WriteError> {
         let changes = changes.into_iter().map(NewChange::from).collect();
-        self.call(Task::Layer2 { changes, cursor }).await
+        self.call(Task::Layer2 { changes, cursor: Some(cursor) }).await
     }
 
     /// Notes what L2 answered about rows of the outbox. A row that is gone by now is passed over.
@@ -167,22 +226,22 @@ impl Writer {
         self.call(Task::NoteServed { seqs }).await.map(drop)
     }
 
-    /// Gives up the first of these events, as many as there is time for; says how many it looked at.
+    /// Gives up the first of these events, as many as there is time for.
     pub(crate) async fn collect(
         &self,
         seqs: Vec<Seq>,
         terms: Arc<Terms>,
-    ) -> Result<usize, WriteError> {
-        let done = Arc::new(AtomicUsize::new(0));
+    ) -> Result<Arc<Done>, WriteError> {
+        let done = Arc::<Done>::default();
         self.call(Task::Collect { seqs, terms, done: done.clone() }).await?;
-        Ok(done.load(Ordering::Relaxed))
+        Ok(done)
     }
 
     /// As [`Writer::collect`], for stubs.
-    pub(crate) async fn prune(&self, seqs: Vec<Seq>) -> Result<usize, WriteError> {
-        let done = Arc::new(AtomicUsize::new(0));
+    pub(crate) async fn prune(&self, seqs: Vec<Seq>) -> Result<Arc<Done>, WriteError> {
+        let done = Arc::<Done>::default();
         self.call(Task::Prune { seqs, done: done.clone() }).await?;
-        Ok(done.load(Ordering::Relaxed))
+        Ok(done)
     }
 
     pub(crate) async fn forget_arrivals(&self) -> Result<(), WriteError> {
@@ -217,28 +276,31 @@ impl Writer {
         }
     }
 
-    /// Has the task done, events in parts if there is no room for all of them at once. A part for which
-    /// there is none either waits, as long as somebody can make some.
+    /// Has the task done, in parts if there is no room for all of it at once. A part for which there is
+    /// none either waits, as long as somebody can make some.
     async fn call(&self, task: Task) -> Result<Vec<Outcome>, WriteError> {
         let room = &self.thread.inner.room;
         let mut progress = room.progress();
         let (mut outcomes, mut parts) = (Vec::new(), vec![task]);
         while let Some(task) = parts.pop() {
             progress.mark_unchanged();
-            let (waits, before) = (task.waits_for_room(), *progress.borrow());
-            match self.ask(task).await? {
-                Ok(of_part) => outcomes.extend(of_part),
-                Err(Refused { mut task, cause: WriteError::Full }) if waits => {
-                    let rest = task.split_off_half();
-                    let is_whole = rest.is_none();
-                    parts.extend(rest);
-                    parts.push(task);
-                    if is_whole && !room.wait(&mut progress, before).await {
-                        return Err(WriteError::Full);
-                    }
+            let before = *progress.borrow();
+            let (mut task, cause) = match self.ask(task).await? {
+                Ok(of_part) => {
+                    outcomes.extend(of_part);
+                    continue;
                 }
-                Err(Refused { cause, .. }) => return Err(cause),
+                Err(Refused { task, cause }) => (task, cause),
+            };
+            if cause != WriteError::Full {
+                return Err(cause);
             }
+            match task.split_off_half() {
+                Some(rest) => parts.push(rest),
+                None if task.waits_for_room() && room.wait(&mut progress, before).await => {}
+                None => return Err(cause),
+            }
+            parts.push(task);
         }
         Ok(outcomes)
     }
@@ -279,9 +341,15 @@ struct Loop {
     failed: Option<WriteError>,
     /// Whether the last write was refused for want of room. Only for the log.
     is_full: bool,
+    /// Whether pages were turned since the last commit that did something.
+    has_turned: bool,
 }
 
 impl Loop {
+    fn new(inner: Arc<Inner>, queue: mpsc::Receiver<Message>) -> Loop {
+        Loop { inner, queue, failed: None, is_full: false, has_turned: false }
+    }
+
     fn run(mut self) {
         while let Some(message) = self.queue.blocking_recv() {
             let batch = self.fill(message);
@@ -359,22 +427,32 @@ impl Loop {
         loop {
             match self.attempt(jobs) {
                 Ok(outcomes) => return Ok(outcomes),
-                Err(heed::Error::Mdb(MdbError::MapFull)) if self.has_grown() => {}
-                Err(cause) => return Err(self.judge(&cause)),
+                Err(Failure::Reserve) => return Err(WriteError::Full),
+                Err(Failure::Lmdb(heed::Error::Mdb(MdbError::MapFull))) if self.has_grown() => {}
+                Err(Failure::Lmdb(heed::Error::Mdb(MdbError::MapFull))) if self.may_turn() => {
+                    self.turn_pages().map_err(|cause| self.judge(&cause))?;
+                }
+                Err(Failure::Lmdb(cause)) => return Err(self.judge(&cause)),
             }
         }
     }
 
-    fn attempt(&mut self, jobs: &[Job]) -> Result<Vec<Vec<Outcome>>, heed::Error> {
+    fn attempt(&mut self, jobs: &[Job]) -> Result<Vec<Vec<Outcome>>, Failure> {
         let started = Instant::now();
         let Inner { environment, databases, clock, .. } = &*self.inner;
         let mut change = Change::begin(environment.env(), databases, clock())?;
-        if jobs.iter().any(|job| job.task.takes_room()) && self.is_reserve_all(&change)? {
-            return Err(heed::Error::Mdb(MdbError::MapFull));
+        let takes_room = jobs.iter().any(|job| job.task.takes_room());
+        if takes_room && self.is_reserve_all(&change)? {
+            return Err(Failure::Reserve);
         }
         let outcomes: Vec<Vec<Outcome>> =
             jobs.iter().map(|job| job.task.apply(&mut change)).collect::<Result<_, _>>()?;
+        // A store without the reserve could not even give things up.
+        if takes_room && self.is_reserve_all(&change)? {
+            return Err(Failure::Reserve);
+        }
         let next = change.commit()?;
+        self.has_turned = false;
         if jobs.iter().any(|job| job.task.is_collection()) {
             self.inner.room.note_pause(started.elapsed());
         }
@@ -386,6 +464,21 @@ impl Loop {
             info!("there is room again: the store takes writes");
         }
         Ok(outcomes)
+    }
+
+    /// Once is enough: then all that commits left behind can be used, but for a few pages.
+    fn may_turn(&mut self) -> bool {
+        self.inner.room.is_limited() && !mem::replace(&mut self.has_turned, true)
+    }
+
+    /// Pages that a commit leaves behind can be used by the next but one. While all that is tried wants
+    /// more than there are, that one would never come: so here is a commit that wants next to none.
+    fn turn_pages(&self) -> Result<(), heed::Error> {
+        let Inner { environment, databases, .. } = &*self.inner;
+        let mut txn = environment.env().write_txn()?;
+        let next = databases.numbers.get(&txn, NEXT_SEQ)?.unwrap_or(0);
+        databases.numbers.put(&mut txn, NEXT_SEQ, &next)?;
+        txn.commit()
     }
 
     fn has_grown(&self) -> bool {
@@ -476,13 +569,23 @@ impl Task {
             Task::Put { events, origin } if events.len() > 1 => {
                 Some(Task::Put { events: events.split_off(events.len() / 2), origin: *origin })
             }
+            Task::Layer2 { changes, cursor } if changes.len() > 1 => {
+                let changes = changes.split_off(changes.len() / 2);
+                Some(Task::Layer2 { changes, cursor: cursor.take() })
+            }
+            Task::Settle { rows } if rows.len() > 1 => {
+                Some(Task::Settle { rows: rows.split_off(rows.len() / 2) })
+            }
+            Task::Delete { ids } if ids.len() > 1 => {
+                Some(Task::Delete { ids: ids.split_off(ids.len() / 2) })
+            }
             _ => None,
         }
     }
 
     /// Whether it may have to wait until there is room. What only fills the cache does without.
     fn waits_for_room(&self) -> bool {
-        self.takes_room() && !matches!(self, Task::Revive { .. })
+        matches!(self, Task::Put { .. } | Task::Layer2 { .. })
     }
 
     /// Whether it leaves the reserve alone. All others are small, or make room.
@@ -527,13 +630,14 @@ impl Task {
 /// Does it to the first of these, until time is up; notes how many they were.
 fn for_a_while(
     seqs: &[Seq],
-    done: &AtomicUsize,
-    mut act: impl FnMut(Seq) -> Result<(), heed::Error>,
+    done: &Done,
+    mut act: impl FnMut(Seq) -> Result<bool, heed::Error>,
 ) -> Result<(), heed::Error> {
-    let started = Instant::now();
+    let (started, mut given_up) = (Instant::now(), 0);
     for (at, seq) in seqs.iter().enumerate() {
-        act(*seq)?;
-        done.store(at + 1, Ordering::Relaxed);
+        given_up += usize::from(act(*seq)?);
+        done.looked_at.store(at + 1, Ordering::Relaxed);
+        done.given_up.store(given_up, Ordering::Relaxed);
         if started.elapsed() > COLLECTION_TIME_MAX {
             break;
         }

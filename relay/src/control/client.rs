@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use store::{OpenError, Store, is_store};
+use store::{OpenError, Store, Writer, is_store};
 use tokio::{
     io::{
         AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, Lines,
@@ -17,9 +17,10 @@ use tokio::{
     task::JoinHandle,
     time::sleep,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{Desk, Greeting, PROTOCOL, Reply, Request, conversation::converse, socket::path_in};
-use crate::config::Config;
+use crate::{collector::collecting, config::Config, poll::CURSOR_OF};
 
 /// How long to wait for a store that is in use and whose user cannot be asked.
 const OPEN_WAIT_MAX: Duration = Duration::from_secs(3);
@@ -32,9 +33,58 @@ type Output = Box<dyn AsyncWrite + Send + Unpin>;
 /// Who carries requests out.
 pub enum Place {
     /// We do: no relay runs on the store, and none can meanwhile.
-    Here(Desk),
+    Here(Opened),
     /// The relay that listens on this socket.
     Relay(Box<Path>),
+}
+
+/// What a store is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To do something with what is in it.
+    Use,
+    /// The same, and if there is none it is made.
+    Fill,
+    /// To give up what is above its marks. For everything else no collector stands ready: an import that
+    /// finds no room should say so, rather than take out what lies there.
+    Collect,
+}
+
+/// A store that we have for ourselves.
+pub struct Opened {
+    desk: Desk,
+    stop: CancellationToken,
+    collecting: Option<JoinHandle<()>>,
+}
+
+impl Opened {
+    /// Where a canister was followed once, what is here may be from there or on its way to it, whatever
+    /// the configuration says now: so bodies alone are given up, and only those that are there too.
+    fn new(
+        store: Store,
+        writer: Writer,
+        config: &Config,
+        purpose: Purpose,
+    ) -> anyhow::Result<Opened> {
+        let has_layer2 = config.layer2.is_some() || store.meta(CURSOR_OF)?.is_some();
+        let stop = CancellationToken::new();
+        let (mut collector, mut running) = (None, None);
+        if let (Some(cache), Purpose::Collect) = (&config.cache, purpose) {
+            let (collecting, ask) = collecting(&store, &writer, cache.policy(has_layer2));
+            running = Some(tokio::spawn(collecting.run(stop.clone())));
+            collector = Some(ask);
+        }
+        Ok(Opened { desk: Desk { store, writer, collector }, stop, collecting: running })
+    }
+
+    /// Writes all that is queued.
+    async fn close(self) {
+        self.stop.cancel();
+        if let Some(collecting) = self.collecting {
+            collecting.await.expect("collecting does not panic");
+        }
+        self.desk.writer.stop().await;
+    }
 }
 
 /// Replies, as they come.
@@ -44,11 +94,11 @@ pub struct Answers {
 }
 
 impl Place {
-    /// The relay's store. Without `may_create` it has to be there.
-    pub async fn open(config: &Config, may_create: bool) -> anyhow::Result<Place> {
+    /// The relay's store.
+    pub async fn open(config: &Config, purpose: Purpose) -> anyhow::Result<Place> {
         let folder = crate::store_in(&config.data);
         ensure!(
-            may_create || is_store(&folder),
+            purpose == Purpose::Fill || is_store(&folder),
             "there is no store in {}: does --data name the relay's folder?",
             folder.display()
         );
@@ -56,7 +106,9 @@ impl Place {
         let started = Instant::now();
         loop {
             match Store::open(&folder, config.store_options()) {
-                Ok((store, writer)) => return Ok(Place::Here(Desk { store, writer })),
+                Ok((store, writer)) => {
+                    return Ok(Place::Here(Opened::new(store, writer, config, purpose)?));
+                }
                 Err(OpenError::InUse(_)) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -72,7 +124,7 @@ impl Place {
     /// Begins a conversation.
     pub async fn ask(&self, request: &Request) -> anyhow::Result<Answers> {
         let mut answers = match self {
-            Place::Here(desk) => {
+            Place::Here(Opened { desk, .. }) => {
                 let (ours, theirs) = duplex(PIPE_BYTES);
                 let (input, output) = split(theirs);
                 // It ends when `ours` is dropped.
@@ -94,8 +146,8 @@ impl Place {
 
     /// Writes all that is queued, if that is up to us.
     pub async fn close(self) {
-        if let Place::Here(desk) = self {
-            desk.writer.stop().await;
+        if let Place::Here(opened) = self {
+            opened.close().await;
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Checked, Counted, Desk, Figures, Reply, Request,
+    collect::collect,
     conversation::{Input, Replies},
     export::{export, export_oldest_first},
     import::import,
@@ -40,6 +41,7 @@ pub async fn execute(
             Reply::Deleted { events: delete(filter, Seq(before), replies, desk).await? }
         }
         Request::Verify => Reply::Verified(verify(replies, desk).await?),
+        Request::Collect => Reply::Collected(collect(replies, desk).await?),
     };
     Ok(replies.send(&last).await?)
 }

@@ -10,6 +10,7 @@
 //! behind the request.
 
 mod client;
+mod collect;
 mod conversation;
 mod execute;
 mod export;
@@ -21,9 +22,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use store::{Store, Writer};
 
-pub use self::client::{Answers, Place};
+pub use self::client::{Answers, Place, Purpose};
 pub(crate) use self::socket::Control;
-use crate::{client::Tally, costs::Ledger};
+use crate::{client::Tally, collector::AskCollector, costs::Ledger};
 
 /// What client and relay must agree on. Raised whenever a line means something else than before.
 pub const PROTOCOL: u32 = 1;
@@ -51,6 +52,8 @@ pub enum Request {
     Delete { filter: Filter, before: u64 },
     /// Check the invariants on the disk.
     Verify,
+    /// Collect garbage.
+    Collect,
 }
 
 /// What the relay says.
@@ -73,6 +76,7 @@ pub enum Reply {
         events: u64,
     },
     Verified(Vec<Checked>),
+    Collected(Freed),
     /// The last reply, when all went well.
     Done,
     /// The last reply, when it did not.
@@ -127,9 +131,45 @@ pub struct Checked {
     pub examples: Vec<String>,
 }
 
+/// What a collection came to.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Freed {
+    /// Whether more was in use than the marks allow.
+    pub was_due: bool,
+    /// Bodies that went; without a canister whole events.
+    pub bodies: u64,
+    /// Stubs that went.
+    pub stubs: u64,
+    /// What was in use of the file,
+    pub bytes_before: u64,
+    /// and what is now.
+    pub bytes_after: u64,
+    /// What events with bodies are brought down to.
+    pub bytes_low: u64,
+    pub took_ms: u64,
+}
+
+impl Freed {
+    /// So little is in use that nothing had to go.
+    fn nothing(bytes: u64, bytes_low: u64) -> Freed {
+        let (bytes_before, bytes_after) = (bytes, bytes);
+        Freed {
+            was_due: false,
+            bodies: 0,
+            stubs: 0,
+            bytes_before,
+            bytes_after,
+            bytes_low,
+            took_ms: 0,
+        }
+    }
+}
+
 /// What requests are carried out on.
 #[derive(Clone)]
 pub struct Desk {
     pub store: Store,
     pub writer: Writer,
+    /// None: the store has no limit, or was opened for something else.
+    pub(crate) collector: Option<AskCollector>,
 }

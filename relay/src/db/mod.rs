@@ -4,6 +4,7 @@
 mod confirm;
 mod delete;
 mod export;
+mod gc;
 mod import;
 mod offline;
 mod stats;
@@ -17,7 +18,7 @@ use event::Filter;
 use crate::{
     client::Progress,
     config::Settings,
-    control::{Answers, Place, Reply},
+    control::{Answers, Place, Purpose, Reply},
 };
 
 /// Look into a relay's own store, fill it, check it, and take things out
@@ -45,6 +46,7 @@ enum Command {
     Export(export::Export),
     Delete(delete::Delete),
     Verify(verify::Verify),
+    Gc(gc::Gc),
     Compact(offline::Compact),
     Nuke(offline::Nuke),
 }
@@ -57,13 +59,19 @@ pub async fn run(arguments: Db) -> anyhow::Result<()> {
         Command::Nuke(arguments) => return offline::nuke(&config.data, &arguments),
         _ => {}
     }
-    let place = Place::open(&config, matches!(arguments.command, Command::Import(_))).await?;
+    let purpose = match arguments.command {
+        Command::Import(_) => Purpose::Fill,
+        Command::Gc(_) => Purpose::Collect,
+        _ => Purpose::Use,
+    };
+    let place = Place::open(&config, purpose).await?;
     let result = match arguments.command {
         Command::Stats(arguments) => stats::stats(&place, &arguments).await,
         Command::Import(arguments) => import::import(&place, &arguments).await,
         Command::Export(arguments) => export::export(&place, arguments).await,
         Command::Delete(arguments) => delete::delete(&place, arguments).await,
         Command::Verify(arguments) => verify::verify(&place, &arguments).await,
+        Command::Gc(arguments) => gc::gc(&place, &arguments).await,
         Command::Compact(_) | Command::Nuke(_) => unreachable!("they were run above"),
     };
     place.close().await;

@@ -10,7 +10,7 @@ use super::{Who, insist};
 use crate::{
     client::Progress,
     config::Config,
-    control::{Place, Reply, Request},
+    control::{Place, Purpose, Reply, Request},
     costs::{Ledger, days_left, number},
     store_in,
 };
@@ -70,7 +70,7 @@ async fn ledger(config: &Config) -> anyhow::Result<Option<Ledger>> {
     if !is_store(&store_in(&config.data)) {
         return Ok(None);
     }
-    let place = Place::open(config, false).await?;
+    let place = Place::open(config, Purpose::Use).await?;
     let mut answers = place.ask(&Request::Stats).await?;
     let mut ledger = None;
     while let Some(reply) = answers.next().await? {

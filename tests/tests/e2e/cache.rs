@@ -1,8 +1,13 @@
 //! A relay with less disk than events, in front of the real canister.
 
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
 use crate::{
     events::{by_id, left_of, notes},
-    world::{World, eventually_same},
+    world::{PATIENCE, World, aquifer, eventually_same},
 };
 
 #[tokio::test]
@@ -38,4 +43,52 @@ async fn a_relay_with_a_small_cache_serves_all_that_it_ever_took() {
     let oldest = by_id([events[0].clone()]);
     assert_eq!(client.fetch_ids(oldest.keys()).await, oldest);
     world.end([relay]).await;
+}
+
+#[tokio::test]
+async fn garbage_that_is_asked_for_leaves_stubs_whose_bodies_come_back_from_the_canister() {
+    let world = World::new().await;
+    let marks = ["--cache-bytes-max", "16777216", "--cache-low-percent", "10"];
+    let mut relay = world.relay_with(&[&marks[..], &["--l2-timeout", "20"]].concat()).await;
+    let data = relay.run.options().data.clone();
+    let config = data.join("lower.toml");
+    std::fs::write(&config, "cache_bytes_max = 16777216\ncache_low_percent = 5\n").unwrap();
+    let events = notes(1, 100, 40_000);
+    relay.client().await.publish_all(&events).await;
+    let expected = left_of(&events);
+    eventually_same("the canister", &expected, async || world.canister_holds().await).await;
+    outbox_is_empty(&data).await;
+    let freed = db(&data, &["gc", "--json"]).await;
+    let taken = freed["bodies"].as_u64().unwrap();
+    assert!((1..100).contains(&taken), "{freed}");
+    assert_eq!(db(&data, &["stats", "--json"]).await["stubs"], taken, "a stub of each stays");
+
+    // Whoever collects does not say that there is a canister: the store knows.
+    relay.run.process().stop().await.unwrap();
+    let freed = db(&data, &["gc", "--json", "--config", config.to_str().unwrap()]).await;
+    let more = freed["bodies"].as_u64().unwrap();
+    assert!(more > 0, "{freed}");
+    let stats = db(&data, &["stats", "--json"]).await;
+    assert_eq!((&stats["events"], &stats["stubs"]), (&100.into(), &(taken + more).into()));
+    relay.crash_and_restart().await;
+    let client = relay.client().await;
+    eventually_same("the relay", &expected, async || client.fetch_all().await).await;
+    world.end([relay]).await;
+}
+
+/// What `aquifer db` says, in JSON.
+async fn db(data: &Path, words: &[&str]) -> serde_json::Value {
+    let place = ["db", "--data", data.to_str().unwrap()];
+    let output = aquifer(place.iter().chain(words).copied(), Vec::new()).await;
+    let told = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{told}"))
+}
+
+/// Waits until the relay knows that the canister has all.
+async fn outbox_is_empty(data: &Path) {
+    let started = Instant::now();
+    while db(data, &["stats", "--json"]).await["outbox"] != 0 {
+        assert!(started.elapsed() < PATIENCE, "the outbox does not get empty");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

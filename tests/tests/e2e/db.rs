@@ -208,6 +208,62 @@ async fn compacting_gives_room_back_and_keeps_what_is_held() {
     data.db(&["verify"], "").await;
 }
 
+/// What a collection of the relay in `data` came to.
+async fn gc(data: &Data, config: &str) -> serde_json::Value {
+    serde_json::from_str(&data.db(&["gc", "--json", "--config", config], "").await).unwrap()
+}
+
+#[tokio::test]
+async fn garbage_is_collected_when_asked_for_on_a_stopped_relay_and_a_running_one() {
+    let data = Data::new();
+    let file = data.path().join("relay.toml");
+    // All of the test's events are below the high mark, so nothing goes by itself.
+    let marks = "cache_bytes_max = 8388608\ncache_low_percent = 25\ncache_high_percent = 80\n";
+    fs::write(&file, marks).unwrap();
+    let config = file.to_str().unwrap();
+    let (events, more) = (notes(1, 100, 30_000), notes(2, 40, 30_000));
+    let import = ["import", "-", "--config", config];
+    data.db(&import, &jsonl(&events[..50])).await;
+    let said = data.db(&["gc", "--config", config], "").await;
+    assert!(said.starts_with("nothing had to go: "), "{said}");
+    data.db(&import, &jsonl(&events[50..])).await;
+    let gone = took_the_oldest(&gc(&data, config).await);
+    assert_eq!(difference(&by_id(events[gone..].to_vec()), &data.holds().await), None);
+
+    let relay = Relay::alone_with(data.path(), &["--config", config]).await;
+    relay.client().await.publish_all(&more).await;
+    let gone = gone + took_the_oldest(&gc(&data, config).await);
+    let expected = by_id([&events[gone..], &more].concat());
+    assert_eq!(difference(&expected, &data.holds().await), None);
+    let said = data.db(&["gc"], "").await;
+    assert!(said.starts_with("nothing had to go: "), "the relay knows its marks: {said}");
+    relay.stop().await;
+    data.db(&["verify"], "").await;
+}
+
+/// How many events went: whole ones, without a canister.
+fn took_the_oldest(freed: &serde_json::Value) -> usize {
+    let figure = |name: &str| freed[name].as_u64().unwrap();
+    assert_eq!((&freed["was_due"], figure("stubs")), (&true.into(), 0), "{freed}");
+    assert!(figure("bytes_before") > figure("bytes_low"), "{freed}");
+    assert!(figure("bytes_after") <= figure("bytes_low"), "{freed}");
+    assert!(figure("bodies") > 0, "{freed}");
+    figure("bodies") as usize
+}
+
+#[tokio::test]
+async fn a_store_without_a_limit_is_not_collected() {
+    let data = Data::new();
+    data.db(&["import", "-"], &jsonl(&notes(1, 3, 400))).await;
+    let told = data.db_fails(&["gc"], "").await;
+    assert!(told.contains("this store has no limit (`cache_bytes_max`)"), "{told}");
+    let relay = Relay::alone(data.path()).await;
+    let told = data.db_fails(&["gc"], "").await;
+    assert!(told.contains("this store has no limit (`cache_bytes_max`)"), "{told}");
+    relay.stop().await;
+    assert_eq!(data.stats().await["events"], 3);
+}
+
 #[tokio::test]
 async fn nuking_is_asked_for_with_what_is_lost_and_leaves_the_key() {
     let data = Data::new();

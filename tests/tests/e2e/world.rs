@@ -202,6 +202,11 @@ impl Relay {
 
     /// A relay that shares its events with nobody, with its data in `folder`.
     pub async fn alone(folder: &Path) -> Relay {
+        Relay::alone_with(folder, &[]).await
+    }
+
+    /// The same with further words on its command line.
+    pub async fn alone_with(folder: &Path, more: &[&str]) -> Relay {
         let options = RelayOptions {
             name: "alone".into(),
             data: folder.into(),
@@ -209,7 +214,7 @@ impl Relay {
             canister: None,
             gateway: String::new(),
             poll_interval: None,
-            more: Vec::new(),
+            more: more.iter().map(|word| (*word).to_owned()).collect(),
             environment: Vec::new(),
             echo: Echo::OnPanic,
         };

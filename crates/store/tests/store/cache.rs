@@ -2,10 +2,13 @@
 //!
 //! Every event has its popularity by Zipf's law, from the start and for good; what is read and is not
 //! whole in the cache comes from a second store, its L2, and goes back into it. A twin that evicts at
-//! random, and holds as many bodies at any time, shows what the choice of victims is worth.
+//! random, and holds as many bodies at any time, shows what the choice of victims is worth. Of events
+//! that were written only id, date and a hash are remembered here, so that more of them go through than
+//! memory holds. `benches/cache.rs` is the full form, `collection.rs` a small one.
 
 use std::{
     collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
     path::Path,
     sync::{
         Arc,
@@ -13,15 +16,17 @@ use std::{
     },
 };
 
-use event::{Packed, Timestamp, Verified};
+use event::{EventId, Packed, Timestamp, Verified, verify};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
-use store::{Collector, Options, Origin, Outcome, Policy, Seq, Settlement, Store, Writer};
+use store::{
+    Collector, Occasion, Options, Origin, Outcome, Policy, Seq, Settlement, Store, Writer,
+};
 
-/// Events written between two looks at the cache; ten minutes go by.
-const WRITES: usize = 100;
-/// Reads meanwhile, and how many of them are answered together.
-const READS: usize = 500;
-const PAGE: usize = 50;
+/// So many times events are written and the cache is looked at; ten minutes go by each time.
+const STEPS: usize = 350;
+/// Reads for each event that is written, and in how many answers they come between two steps.
+const READS_EACH: usize = 5;
+const ANSWERS: usize = 10;
 /// How much more popular the first is than the n-th: n to this power.
 const SKEW: f64 = 1.1;
 /// The most popular of so many events are the hot set.
@@ -46,6 +51,27 @@ pub struct Report {
     pub pauses: store::Pauses,
 }
 
+impl Report {
+    /// The one line that matters.
+    pub fn in_words(&self) -> String {
+        let percent = |hits: Hits| (hits.share() * 1_000.0).round() / 10.0;
+        format!(
+            "hits: {} % of the hot set ({} % with random eviction), {} % of all ({} %)",
+            percent(self.hot_hits),
+            percent(self.random_hot_hits),
+            percent(self.hits),
+            percent(self.random_hits),
+        )
+    }
+
+    /// Fails if a choice of victims was not worth its while, or too little was written to tell.
+    pub fn check(&self) {
+        assert!(self.packed_bytes > 10 * self.bytes_max, "{self:?}");
+        let missed = |hits: Hits| 1.0 - hits.share();
+        assert!(missed(self.hot_hits) < missed(self.random_hot_hits) / 2.0, "{self:?}");
+    }
+}
+
 /// Reads that found the body in the cache, of all.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hits {
@@ -64,38 +90,61 @@ impl Hits {
     }
 }
 
-/// Writes `events` into a cache of `bytes_max` in `folder`, and reads them.
-pub async fn run(folder: &Path, bytes_max: u64, events: &[Verified]) -> Report {
-    let mut load = Load::new(folder, bytes_max, events);
-    for start in (0..events.len()).step_by(WRITES) {
-        load.write(start..(start + WRITES).min(events.len())).await;
-        for _ in 0..READS / PAGE {
-            load.read_page().await;
+/// Writes `count` events into a cache of `bytes_max` in `folder`, and reads them. After each step it
+/// tells `progress` how many are written.
+pub async fn run(
+    folder: &Path,
+    bytes_max: u64,
+    mut events: impl Iterator<Item = Verified>,
+    count: usize,
+    mut progress: impl FnMut(usize, &Report),
+) -> Report {
+    let mut load = Load::new(folder, bytes_max, count);
+    let writes = count.div_ceil(STEPS);
+    while load.written.len() < count {
+        let room = writes.min(count - load.written.len());
+        load.write(events.by_ref().take(room).collect()).await;
+        for _ in 0..ANSWERS {
+            load.answer(READS_EACH * writes / ANSWERS).await;
         }
         load.look().await;
+        progress(load.written.len(), &load.report);
     }
-    load.find_all().await;
+    load.find_all();
     load.report()
 }
 
-struct Load<'e> {
-    events: &'e [Verified],
+/// What is remembered of an event.
+struct Written {
+    id: EventId,
+    created_at: Timestamp,
+    /// Of its packed form.
+    hash: u64,
+}
+
+fn hash(packed: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    packed.hash(&mut hasher);
+    hasher.finish()
+}
+
+struct Load {
     cache: (Store, Writer),
     layer2: (Store, Writer),
     collector: Collector,
     clock: Arc<AtomicU64>,
     random: StdRng,
-    /// Event by popularity, the most popular first; and the sum of the shares so far.
-    popular: Vec<usize>,
+    /// Events by popularity, the most popular first; and the sum of the shares so far.
+    popular: Vec<u32>,
     shares: Vec<f64>,
     is_hot: Vec<bool>,
-    written: usize,
+    written: Vec<Written>,
     twin: RandomTwin,
     report: Report,
 }
 
-impl<'e> Load<'e> {
-    fn new(folder: &Path, bytes_max: u64, events: &'e [Verified]) -> Load<'e> {
+impl Load {
+    fn new(folder: &Path, bytes_max: u64, count: usize) -> Load {
         let clock = Arc::new(AtomicU64::new(1_800_000_000));
         let time = clock.clone();
         let options = Options {
@@ -114,17 +163,17 @@ impl<'e> Load<'e> {
         };
         let collector = Collector::new(cache.0.clone(), cache.1.clone(), policy);
         let mut random = StdRng::seed_from_u64(7);
-        let mut popular: Vec<usize> = (0..events.len()).collect();
+        let mut popular: Vec<u32> = (0..count as u32).collect();
         popular.shuffle(&mut random);
-        let mut is_hot = vec![false; events.len()];
-        popular.iter().take(events.len() / HOT_SHARE).for_each(|event| is_hot[*event] = true);
+        let mut is_hot = vec![false; count];
+        popular.iter().take(count / HOT_SHARE).for_each(|event| is_hot[*event as usize] = true);
         let mut sum = 0.0;
-        let shares = (1..=events.len()).map(|rank| {
+        let shares = (1..=count).map(|rank| {
             sum += (rank as f64).powf(-SKEW);
             sum
         });
         let report = Report {
-            packed_bytes: events.iter().map(|event| event.pack().len() as u64).sum(),
+            packed_bytes: 0,
             bytes_max,
             file_bytes: 0,
             hits: Hits::default(),
@@ -137,7 +186,6 @@ impl<'e> Load<'e> {
             pauses: cache.0.pauses(),
         };
         Load {
-            events,
             shares: shares.collect(),
             cache,
             layer2,
@@ -145,49 +193,58 @@ impl<'e> Load<'e> {
             clock,
             popular,
             is_hot,
-            written: 0,
+            written: Vec::with_capacity(count),
             twin: RandomTwin::default(),
             random,
             report,
         }
     }
 
-    /// As a client would bring them, and the outbox take them up.
-    async fn write(&mut self, range: std::ops::Range<usize>) {
-        let events = self.events[range.clone()].to_vec();
+    /// As clients would bring them, and the outbox take them up.
+    async fn write(&mut self, events: Vec<Verified>) {
+        assert!(!events.is_empty(), "there are fewer events than were promised");
+        for event in &events {
+            let packed = event.pack();
+            self.report.packed_bytes += packed.len() as u64;
+            self.twin.add(self.written.len());
+            let (id, created_at) = (event.id, event.created_at);
+            self.written.push(Written { id, created_at, hash: hash(&packed) });
+        }
         let (store, writer) = &self.cache;
-        let put = writer.put_all(events.clone(), Origin::Client);
         let collector = &mut self.collector;
-        let mut put = std::pin::pin!(put);
-        let outcomes = loop {
-            tokio::select! {
-                outcomes = &mut put => break outcomes.unwrap(),
-                () = collector.wanted() => {}
+        let copy = events.clone();
+        let put = async {
+            let put = writer.put_all(copy, Origin::Client);
+            let mut put = std::pin::pin!(put);
+            loop {
+                tokio::select! {
+                    outcomes = &mut put => break outcomes.unwrap(),
+                    () = collector.wanted() => {}
+                }
+                collector.collect(store.next_seq(), Occasion::Wanted).await.unwrap();
             }
-            collector.collect(store.next_seq(), true).await.unwrap();
         };
+        let (outcomes, above) = tokio::join!(put, self.layer2.1.put_all(events, Origin::Layer2));
+        above.unwrap();
         let saved = outcomes.iter().map(|outcome| match outcome {
             Outcome::Saved(seq) => (*seq, Settlement::Delivered),
             other => panic!("not saved: {other:?}"),
         });
-        let saved = saved.collect();
-        self.layer2.1.put_all(events, Origin::Layer2).await.unwrap();
-        writer.settle(saved).await.unwrap();
-        self.written = range.end;
-        range.for_each(|event| self.twin.add(event));
+        writer.settle(saved.collect()).await.unwrap();
         self.clock.fetch_add(600, Ordering::Relaxed);
     }
 
-    /// One answer to a client. Of what has been pruned, L1 knows nothing: that is L2's to answer. What it misses comes from L2 in one go, and stays here.
-    async fn read_page(&mut self) {
+    /// One answer to a client. Of what has been pruned, L1 knows nothing: that is L2's to answer. What
+    /// it misses comes from L2 in one go, and stays here.
+    async fn answer(&mut self, events: usize) {
         let mut missed = Vec::new();
-        for _ in 0..PAGE {
+        for _ in 0..events {
             let at = self.some_event();
-            if !self.cache.0.contains(&self.events[at].id).unwrap() {
+            if !self.cache.0.contains(&self.written[at].id).unwrap() {
                 self.report.beyond += 1;
                 continue;
             }
-            let is_hit = match self.seq_if_whole(&self.events[at]) {
+            let is_hit = match self.seq_if_whole(at) {
                 Some(seq) => {
                     self.cache.0.note_served([seq]);
                     true
@@ -205,9 +262,15 @@ impl<'e> Load<'e> {
     }
 
     fn body_from_layer2(&self, at: usize) -> Verified {
-        let event = &self.events[at];
-        assert_eq!(self.layer2.0.get(&event.id).unwrap(), Some(event.pack()));
-        event.clone()
+        let packed = self.packed_from_layer2(at);
+        verify(Packed::trusted(&packed).unwrap().unpack()).unwrap()
+    }
+
+    /// What the second store says was written.
+    fn packed_from_layer2(&self, at: usize) -> Vec<u8> {
+        let packed = self.layer2.0.get(&self.written[at].id).unwrap().expect("L2 has it");
+        assert_eq!(hash(&packed), self.written[at].hash);
+        packed
     }
 
     fn note_read(&mut self, at: usize, is_hit: bool) {
@@ -228,19 +291,19 @@ impl<'e> Load<'e> {
         let all = *self.shares.last().expect("there are events");
         loop {
             let rank = self.shares.partition_point(|sum| *sum < self.random.random_range(0.0..all));
-            let event = self.popular[rank.min(self.events.len() - 1)];
-            if event < self.written {
+            let event = self.popular[rank.min(self.popular.len() - 1)] as usize;
+            if event < self.written.len() {
                 return event;
             }
         }
     }
 
-    fn seq_if_whole(&self, event: &Verified) -> Option<Seq> {
-        let (seq, bytes) = self.cache.0.find(&event.id).unwrap()?;
+    fn seq_if_whole(&self, at: usize) -> Option<Seq> {
+        let (seq, bytes) = self.cache.0.find(&self.written[at].id).unwrap()?;
         let packed = Packed::trusted(&bytes).unwrap();
-        assert_eq!(packed.id(), event.id);
+        assert_eq!(packed.id(), self.written[at].id);
         (!packed.is_stub()).then(|| {
-            assert_eq!(bytes, event.pack());
+            assert_eq!(hash(&bytes), self.written[at].hash);
             seq
         })
     }
@@ -249,7 +312,7 @@ impl<'e> Load<'e> {
     async fn look(&mut self) {
         self.check_limit();
         self.collector.note_served().await.unwrap();
-        self.collector.collect(self.cache.0.next_seq(), false).await.unwrap();
+        self.collector.collect(self.cache.0.next_seq(), Occasion::Routine).await.unwrap();
         self.check_limit();
         self.level_twin();
     }
@@ -268,13 +331,13 @@ impl<'e> Load<'e> {
 
     /// Every event that was ever written is still had: whole, or by its stub, or below the date from
     /// which on the index is complete; and then from L2.
-    async fn find_all(&mut self) {
+    fn find_all(&mut self) {
         self.report.complete_since = self.cache.0.complete_since().unwrap();
-        for event in self.events {
+        for (at, event) in self.written.iter().enumerate() {
             let is_found = self.cache.0.contains(&event.id).unwrap();
             assert!(is_found || event.created_at < self.report.complete_since);
-            if self.seq_if_whole(event).is_none() {
-                assert_eq!(self.layer2.0.get(&event.id).unwrap(), Some(event.pack()));
+            if self.seq_if_whole(at).is_none() {
+                self.packed_from_layer2(at);
             }
         }
     }

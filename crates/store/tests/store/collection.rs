@@ -9,7 +9,10 @@ use std::{
 };
 
 use event::{EventId, Filter, Kind, Timestamp, Verified, twin::Author};
-use store::{Collector, Options, Origin, Policy, Seq, Settlement, Store, WriteError, Writer};
+use store::{
+    Collector, Layer2Change, Occasion, Options, Origin, Policy, Seq, Settlement, Store, WriteError,
+    Writer,
+};
 
 use crate::{all, bodies, cache, everything, folder, note, open, options, outbox, query, stubs};
 
@@ -57,16 +60,25 @@ async fn put_collecting(
 ) -> Result<(), WriteError> {
     let mut collector = Collector::new(store.clone(), writer.clone(), policy.clone());
     for events in events.chunks(50) {
-        let mut put = std::pin::pin!(writer.put_all(events.to_vec(), origin));
-        loop {
-            tokio::select! {
-                outcomes = &mut put => break drop(outcomes?),
-                () = collector.wanted() => {}
-            }
-            collector.collect(store.next_seq(), true).await.unwrap();
-        }
+        collecting(store, &mut collector, writer.put_all(events.to_vec(), origin)).await?;
     }
     Ok(())
+}
+
+/// Has it written, and makes room whenever it asks for some.
+async fn collecting<T>(
+    store: &Store,
+    collector: &mut Collector,
+    write: impl Future<Output = Result<T, WriteError>>,
+) -> Result<T, WriteError> {
+    let mut write = std::pin::pin!(write);
+    loop {
+        tokio::select! {
+            written = &mut write => return written,
+            () = collector.wanted() => {}
+        }
+        collector.collect(store.next_seq(), Occasion::Wanted).await.unwrap();
+    }
 }
 
 fn ids(events: &[Verified]) -> Vec<EventId> {
@@ -77,19 +89,63 @@ fn ids(events: &[Verified]) -> Vec<EventId> {
 async fn ten_times_the_limit_goes_through_a_cache_that_keeps_what_is_asked_for() {
     let folder = folder();
     let events = notes(35_000);
-    let report = cache::run(folder.path(), LIMIT as u64, &events).await;
-    println!("{report:#?}");
-    let percent = |hits: cache::Hits| (hits.share() * 100.0).round();
-    println!(
-        "hits: {} % of the hot set ({} % with random eviction), {} % of all ({} %)",
-        percent(report.hot_hits),
-        percent(report.random_hot_hits),
-        percent(report.hits),
-        percent(report.random_hits),
-    );
-    assert!(report.packed_bytes > 10 * report.bytes_max);
-    let missed = |hits: cache::Hits| 1.0 - hits.share();
-    assert!(missed(report.hot_hits) < missed(report.random_hot_hits) / 2.0);
+    let count = events.len();
+    let report =
+        cache::run(folder.path(), LIMIT as u64, events.into_iter(), count, |_, _| {}).await;
+    println!("{report:#?}\n{}", report.in_words());
+    report.check();
+}
+
+/// What there is little of in a small store are pages: short events with many keys change so many of
+/// them at once that neither a batch nor a task of a collection fits at first. Pruning gave up then, and
+/// the store took no more writes.
+#[tokio::test]
+async fn the_smallest_cache_takes_long_batches_of_short_events_with_many_keys() {
+    let folder = folder();
+    let (store, writer, _) = open_limited(folder.path());
+    let topics: Vec<String> = (0..1_000).map(|number| format!("topic {number}")).collect();
+    let note = |number: usize| {
+        let tags: Vec<[&str; 2]> =
+            (0..12).map(|tag| ["t", topics[number * 31 * (tag + 1) % 1_000].as_str()]).collect();
+        let tags: Vec<&[&str]> = tags.iter().map(|tag| tag.as_slice()).collect();
+        Author::new((number % 50) as u8 + 1).sign(1_000 + number as u64, 1, &tags, "short")
+    };
+    let events: Vec<Verified> = (0..24_000).map(note).collect();
+    let policy = Policy { high_percent: 60, has_layer2: true, ..alone() };
+    let mut collector = Collector::new(store.clone(), writer.clone(), policy);
+    let put = writer.put_all(events[..22_000].to_vec(), Origin::Layer2);
+    collecting(&store, &mut collector, put).await.unwrap();
+    let page = events[22_000..].iter().cloned().map(Layer2Change::Saved).collect();
+    let applied = writer.apply_layer2(page, 77);
+    assert_eq!(collecting(&store, &mut collector, applied).await.unwrap().len(), 2_000);
+    assert_eq!(store.l2_cursor().unwrap(), Some(77));
+    assert!(store.stats().unwrap().bytes_on_disk <= LIMIT as u64);
+    assert!(store.contains(&events[23_999].id).unwrap());
+    // Of what is dated later than what was given up, nothing is missing.
+    let since = store.complete_since().unwrap();
+    assert!(since > Timestamp(1_000) && since < Timestamp(24_000), "{since:?}");
+    let is_held = |event: &Verified| store.contains(&event.id).unwrap();
+    assert!(events.iter().filter(|event| event.created_at >= since).all(is_held));
+}
+
+#[tokio::test]
+async fn who_asks_for_a_collection_gets_the_low_mark_and_below_it_nothing_goes() {
+    let folder = folder();
+    let (store, writer, _) = open_limited(folder.path());
+    writer.put_all(notes(1_600), Origin::Layer2).await.unwrap();
+    let policy = Policy { high_percent: 75, low_percent: 40, has_layer2: true, ..alone() };
+    let (low, bytes) = (policy.low(), store.usage().unwrap().bytes);
+    assert!((low + 1..LIMIT as u64 / 4 * 3).contains(&bytes), "{bytes}");
+    let mut collector = Collector::new(store.clone(), writer.clone(), policy);
+    let end = store.next_seq();
+    assert!(collector.collect(end, Occasion::Routine).await.unwrap().is_none());
+    let collected = collector.collect(end, Occasion::Asked).await.unwrap().unwrap();
+    let bodies = collected.after.of_bodies();
+    assert!((low - low / 8..=low).contains(&bodies), "no more than had to: {bodies} of {low}");
+    assert_eq!((collected.bodies, collected.stubs), (stubs(&store).len() as u64, 0));
+    let headway = *collector.headway().borrow();
+    assert_eq!(headway.done, headway.total, "what had to go went");
+    assert!(collector.collect(end, Occasion::Asked).await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -151,7 +207,7 @@ async fn what_was_served_stays_longer_across_a_restart_and_protected_kinds_stay_
     let (store, writer, clock) = open_limited(folder.path());
     clock.fetch_add(1_200, Ordering::Relaxed);
     let policy = Policy { protected_kinds: vec![Kind(0)], has_layer2: true, ..alone() };
-    put_collecting(&store, &writer, &policy, Origin::Layer2, notes(3_000)).await.unwrap();
+    put_collecting(&store, &writer, &policy, Origin::Layer2, notes(2_500)).await.unwrap();
     let whole = bodies(&store);
     assert!(served.iter().all(|seq| whole.contains(seq)));
     assert!(!whole.contains(&Seq(99)));
@@ -167,7 +223,7 @@ async fn stubs_that_find_no_room_go_oldest_first_and_leave_a_date() {
     writer.put_all(events.clone(), Origin::Layer2).await.unwrap();
     let collect = async |policy, end| {
         let mut collector = Collector::new(store.clone(), writer.clone(), policy);
-        collector.collect(end, false).await.unwrap()
+        collector.collect(end, Occasion::Routine).await.unwrap()
     };
     assert!(collect(everything(), Seq(300)).await.is_some());
     assert_eq!(stubs(&store), ids(&events[..300]));

@@ -14,7 +14,9 @@ use event::{
     twin::{self, NaiveStore},
 };
 use proptest::{collection::vec, prelude::*, sample::Index};
-use store::{Collector, Layer2Change, Options, Origin, Outcome, Seq, Settlement, Store, Writer};
+use store::{
+    Collector, Layer2Change, Occasion, Options, Origin, Outcome, Seq, Settlement, Store, Writer,
+};
 use tokio::runtime::Builder;
 
 use crate::{all, bodies, everything, folder, options, outbox, query, stubs};
@@ -189,7 +191,7 @@ async fn bring(
 /// Gives up all bodies before `end` that L2 has.
 async fn collect(store: &Store, writer: &Writer, end: Seq) {
     let mut collector = Collector::new(store.clone(), writer.clone(), everything());
-    collector.collect(end, false).await.unwrap();
+    collector.collect(end, Occasion::Routine).await.unwrap();
     let is_before = |seq: &&Seq| **seq < end;
     let (bodies, outbox) = (bodies(store), outbox(store));
     let aside = store.aside(usize::MAX).unwrap();
