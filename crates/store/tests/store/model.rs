@@ -17,6 +17,7 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use store::{
     Collector, Layer2Change, Occasion, Options, Origin, Outcome, Seq, Settlement, Store, Writer,
 };
+use tempfile::TempDir;
 use tokio::runtime::Builder;
 
 use crate::{all, bodies, everything, folder, options, outbox, query, stubs};
@@ -152,6 +153,157 @@ impl Model {
     }
 }
 
+/// The store and what it must hold, side by side.
+struct Both {
+    folder: TempDir,
+    clock: Arc<AtomicU64>,
+    /// None only while it is opened anew.
+    opened: Option<(Store, Writer)>,
+    model: Model,
+    arrivals: Vec<Verified>,
+    /// Events in a page of answers.
+    room: usize,
+}
+
+impl Both {
+    fn new(arrivals: Vec<Verified>, room: usize) -> Both {
+        let (folder, clock) = (folder(), Arc::new(AtomicU64::new(twin::EXPIRATIONS.start - 3)));
+        let opened = Some(open_with(folder.path(), &clock));
+        let mut model = Model::default();
+        model.set_time(clock.load(Ordering::Relaxed));
+        Both { folder, clock, opened, model, arrivals, room }
+    }
+
+    fn store(&self) -> &Store {
+        &self.opened.as_ref().expect("it is open").0
+    }
+
+    fn writer(&self) -> &Writer {
+        &self.opened.as_ref().expect("it is open").1
+    }
+
+    fn check(&self) {
+        self.model.check(self.store());
+    }
+
+    /// What happens in one step, with these events.
+    async fn take(&mut self, step: Step, events: &[Verified]) {
+        self.bring(step.way, events).await;
+        self.settle(&step.settled).await;
+        self.check();
+        let served = all(self.store()).into_iter().map(|(seq, _)| seq).take(step.served);
+        self.store().note_served(served);
+        if let Some(place) = step.collected {
+            self.collect(Seq(place.index(self.model.next.0 as usize + 1) as u64)).await;
+            self.check();
+        }
+        self.revive(&step.revived).await;
+        self.check();
+        if step.reopens {
+            self.opened = None;
+            self.opened = Some(open_with(self.folder.path(), &self.clock));
+            self.check();
+        }
+        if step.passing > 0 {
+            self.pass(step.passing).await;
+            self.check();
+        }
+    }
+
+    async fn bring(&mut self, way: Way, events: &[Verified]) {
+        let mut cursor = self.model.cursor;
+        let (origin, outcomes) = bring(self.writer(), way, events, &mut cursor).await;
+        self.model.cursor = cursor;
+        assert_eq!(outcomes.len(), events.len());
+        for (event, outcome) in events.iter().zip(&outcomes) {
+            self.model.take(event, origin, outcome);
+        }
+    }
+
+    async fn settle(&mut self, settled: &[(Index, bool)]) {
+        let rows = outbox(self.store());
+        for (which, is_refused) in settled.iter().filter(|_| !rows.is_empty()) {
+            let (seq, id) = *which.get(&rows);
+            // May be one that was settled a moment ago: then nothing changes.
+            let said = match self.model.pending.contains(&id) {
+                true => self.model.settle(id, *is_refused),
+                false => Settlement::Delivered,
+            };
+            self.writer().settle(vec![(seq, said)]).await.unwrap();
+        }
+    }
+
+    /// Gives up all bodies before `end` that L2 has.
+    async fn collect(&self, end: Seq) {
+        let (store, writer) = (self.store(), self.writer());
+        let mut collector = Collector::new(store.clone(), writer.clone(), everything());
+        collector.collect(end, Occasion::Routine).await.unwrap();
+        let is_before = |seq: &&Seq| **seq < end;
+        let (bodies, outbox) = (bodies(store), outbox(store));
+        let aside = store.aside(usize::MAX).unwrap();
+        let is_only_here = |seq: &Seq| {
+            outbox.iter().any(|row| row.0 == *seq) || aside.iter().any(|row| row.seq == *seq)
+        };
+        assert!(bodies.iter().filter(is_before).all(is_only_here));
+    }
+
+    async fn revive(&self, revived: &[Index]) {
+        let left_over = stubs(self.store());
+        for which in revived.iter().filter(|_| !left_over.is_empty()) {
+            self.revive_one(which.get(&left_over)).await;
+        }
+    }
+
+    async fn revive_one(&self, id: &EventId) {
+        let event = self.arrivals.iter().find(|event| event.id == *id).unwrap();
+        self.writer().revive(vec![event.clone()]).await.unwrap();
+        assert_eq!(self.store().get(id).unwrap(), Some(event.pack()));
+    }
+
+    /// What expires is read by nobody any more, at once; and a write sweeps it out.
+    async fn pass(&mut self, seconds: u64) {
+        let now = self.clock.fetch_add(seconds, Ordering::Relaxed) + seconds;
+        self.model.set_time(now);
+        self.check_answer(&[Filter::default()], self.room);
+        assert_eq!(all(self.store()).len(), self.model.naive.live().len());
+        self.writer().put_meta("time", now.to_string()).await.unwrap();
+    }
+
+    fn check_answer(&self, filters: &[Filter], room: usize) {
+        let found = whole(query(self.store(), filters, room), &self.arrivals);
+        assert_eq!(found, self.model.naive.query(filters));
+    }
+
+    fn check_answers(&self, filters: &[Filter]) {
+        self.check_answer(filters, self.room);
+        self.check_answer(filters, usize::MAX);
+        let expected = self.model.naive.query(filters).len();
+        assert_eq!(self.store().count(filters).unwrap(), expected as u64);
+    }
+
+    fn check_each(&self) {
+        for event in &self.arrivals {
+            let is_held = self.model.naive.live().contains(event);
+            assert_eq!(self.store().contains(&event.id).unwrap(), is_held);
+            let bytes = self.store().get(&event.id).unwrap();
+            assert_eq!(bytes.is_some(), is_held);
+            let stub = Packed::trusted(&event.pack()).unwrap().to_stub();
+            assert!(bytes.is_none_or(|bytes| bytes == event.pack() || bytes == stub));
+        }
+    }
+
+    /// All bodies go, and come back.
+    async fn check_round_trip(&self) {
+        self.collect(self.model.next).await;
+        for stub in stubs(self.store()) {
+            self.revive_one(&stub).await;
+        }
+        for event in self.model.naive.live() {
+            assert_eq!(self.store().get(&event.id).unwrap(), Some(event.pack()));
+        }
+    }
+}
+
 async fn bring(
     writer: &Writer,
     way: Way,
@@ -188,19 +340,6 @@ async fn bring(
     }
 }
 
-/// Gives up all bodies before `end` that L2 has.
-async fn collect(store: &Store, writer: &Writer, end: Seq) {
-    let mut collector = Collector::new(store.clone(), writer.clone(), everything());
-    collector.collect(end, Occasion::Routine).await.unwrap();
-    let is_before = |seq: &&Seq| **seq < end;
-    let (bodies, outbox) = (bodies(store), outbox(store));
-    let aside = store.aside(usize::MAX).unwrap();
-    let is_only_here = |seq: &Seq| {
-        outbox.iter().any(|row| row.0 == *seq) || aside.iter().any(|row| row.seq == *seq)
-    };
-    assert!(bodies.iter().filter(is_before).all(is_only_here));
-}
-
 /// What those who come by a stub do: they bring the body, and L1 keeps it.
 fn whole(found: Vec<Event>, arrivals: &[Verified]) -> Vec<Event> {
     let resolve = |event: Event| {
@@ -232,92 +371,19 @@ proptest! {
         room in 1usize..8,
     ) {
         Builder::new_current_thread().build().unwrap().block_on(async {
-            let folder = folder();
-            let clock = Arc::new(AtomicU64::new(twin::EXPIRATIONS.start - 3));
-            let (mut store, mut writer) = open_with(folder.path(), &clock);
-            let mut model = Model::default();
-            model.set_time(clock.load(Ordering::Relaxed));
+            let mut both = Both::new(arrivals.clone(), room);
             let mut left = &arrivals[..];
             for step in steps {
                 let (events, rest) = left.split_at(step.events.min(left.len()));
                 left = rest;
-                let (origin, outcomes) =
-                    bring(&writer, step.way, events, &mut model.cursor).await;
-                assert_eq!(outcomes.len(), events.len());
-                for (event, outcome) in events.iter().zip(&outcomes) {
-                    model.take(event, origin, outcome);
-                }
-                let rows = outbox(&store);
-                for (which, is_refused) in step.settled {
-                    if rows.is_empty() {
-                        break;
-                    }
-                    // May be one that was settled a moment ago: then nothing changes.
-                    let (seq, id) = *which.get(&rows);
-                    if model.pending.contains(&id) {
-                        let said = model.settle(id, is_refused);
-                        writer.settle(vec![(seq, said)]).await.unwrap();
-                    } else {
-                        writer.settle(vec![(seq, Settlement::Delivered)]).await.unwrap();
-                    }
-                }
-                model.check(&store);
-                store.note_served(all(&store).iter().map(|(seq, _)| *seq).take(step.served));
-                if let Some(place) = step.collected {
-                    let end = Seq(place.index(model.next.0 as usize + 1) as u64);
-                    collect(&store, &writer, end).await;
-                    model.check(&store);
-                }
-                let left_over = stubs(&store);
-                for which in step.revived.iter().filter(|_| !left_over.is_empty()) {
-                    let id = which.get(&left_over);
-                    let event = arrivals.iter().find(|event| event.id == *id).unwrap();
-                    writer.revive(vec![event.clone()]).await.unwrap();
-                    assert_eq!(store.get(id).unwrap(), Some(event.pack()));
-                }
-                model.check(&store);
-                if step.reopens {
-                    drop((store, writer));
-                    (store, writer) = open_with(folder.path(), &clock);
-                    model.check(&store);
-                }
-                if step.passing > 0 {
-                    let now = clock.fetch_add(step.passing, Ordering::Relaxed) + step.passing;
-                    model.set_time(now);
-                    // At once nobody reads it any more, and a write sweeps it out.
-                    let expected = model.naive.query(&[Filter::default()]);
-                    let found = query(&store, &[Filter::default()], room);
-                    assert_eq!(whole(found, &arrivals), expected);
-                    assert_eq!(all(&store).len(), model.naive.live().len());
-                    writer.put_meta("time", now.to_string()).await.unwrap();
-                    model.check(&store);
-                }
+                both.take(step, events).await;
                 if left.is_empty() {
                     break;
                 }
             }
-            for filters in &queries {
-                let expected: Vec<Event> = model.naive.query(filters);
-                assert_eq!(&whole(query(&store, filters, room), &arrivals), &expected);
-                assert_eq!(&whole(query(&store, filters, usize::MAX), &arrivals), &expected);
-                assert_eq!(store.count(filters).unwrap(), expected.len() as u64);
-            }
-            for event in &arrivals {
-                let is_held = model.naive.live().contains(event);
-                assert_eq!(store.contains(&event.id).unwrap(), is_held);
-                let bytes = store.get(&event.id).unwrap();
-                assert_eq!(bytes.is_some(), is_held);
-                let stub = Packed::trusted(&event.pack()).unwrap().to_stub();
-                assert!(bytes.is_none_or(|bytes| bytes == event.pack() || bytes == stub));
-            }
-            collect(&store, &writer, model.next).await;
-            for stub in stubs(&store) {
-                let event = arrivals.iter().find(|event| event.id == stub).unwrap();
-                writer.revive(vec![event.clone()]).await.unwrap();
-            }
-            for event in model.naive.live() {
-                assert_eq!(store.get(&event.id).unwrap(), Some(event.pack()));
-            }
+            queries.iter().for_each(|filters| both.check_answers(filters));
+            both.check_each();
+            both.check_round_trip().await;
         });
     }
 }
