@@ -18,8 +18,12 @@ use layer2::Layer2Url;
 use serde::{Deserialize, Serialize};
 use store::{Options, Policy};
 
+pub use crate::local::{KindRange, LocalOnly};
+
 /// A smaller store than this holds little but its own structure.
 const CACHE_BYTES_MIN: u64 = 8 << 20;
+/// More batches at a time would be more than one canister works off.
+const OUTBOX_BATCHES_MAX: usize = 64;
 /// Profiles, contacts and relay lists: every client asks for them all the time.
 const PROTECTED_KINDS: [u16; 3] = [0, 3, 10_002];
 
@@ -53,6 +57,32 @@ pub struct Settings {
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     poll_interval: Option<f64>,
+
+    /// Batches of events on their way to the canister at a time [default: 4]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outbox_batches: Option<usize>,
+
+    /// When a client gets its OK: once the event is on this relay's disk, or once the canister has it
+    /// [default: layer1]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ok_after: Option<OkAfter>,
+
+    /// Seconds that an OK waits for the canister, with --ok-after layer2 [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ok_timeout: Option<f64>,
+
+    /// Kinds, or ranges of kinds, that never leave this relay: `4,1000-1999`
+    #[arg(long, value_name = "KINDS", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    local_kinds: Option<Vec<KindRange>>,
+
+    /// Public keys, in hex, of authors whose events never leave this relay
+    #[arg(long, value_name = "KEYS", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    local_authors: Option<Vec<String>>,
 
     /// What to do with new events while the canister has not granted this relay [default: keep]
     #[arg(long, value_enum)]
@@ -176,6 +206,16 @@ pub enum NotGranted {
     Refuse,
 }
 
+/// What an OK promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OkAfter {
+    /// The event is on this relay's disk.
+    Layer1,
+    /// And the canister has it.
+    Layer2,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -196,6 +236,11 @@ pub struct Config {
     pub poll_interval: Duration,
     /// How long an answer waits for L2.
     pub layer2_timeout: Duration,
+    pub outbox_batches: usize,
+    pub ok_after: OkAfter,
+    /// How long an OK waits for L2.
+    pub ok_timeout: Duration,
+    pub local: LocalOnly,
     /// None: L1 may take the whole disk.
     pub cache: Option<CacheConfig>,
     pub not_granted: NotGranted,
@@ -295,6 +340,18 @@ impl Settings {
         let layer2 = self.layer2()?;
         let poll_interval = self.poll_interval()?;
         let layer2_timeout = seconds("l2-timeout", self.l2_timeout.unwrap_or(2.0))?;
+        let ok_timeout = seconds("ok-timeout", self.ok_timeout.unwrap_or(10.0))?;
+        let outbox_batches = self.outbox_batches.unwrap_or(4);
+        ensure!(
+            (1..=OUTBOX_BATCHES_MAX).contains(&outbox_batches),
+            "`outbox-batches` is {outbox_batches}; it must lie between 1 and {OUTBOX_BATCHES_MAX}"
+        );
+        let ok_after = self.ok_after.unwrap_or(OkAfter::Layer1);
+        ensure!(
+            ok_after == OkAfter::Layer1 || layer2.is_some(),
+            "`ok-after` is layer2, and there is no `layer2`"
+        );
+        let local = self.local()?;
         let cache = self.cache()?;
         let limits = Limits {
             connections_max: self.connections_max.unwrap_or(4096),
@@ -316,6 +373,10 @@ impl Settings {
             layer2,
             poll_interval,
             layer2_timeout,
+            outbox_batches,
+            ok_after,
+            ok_timeout,
+            local,
             cache,
             not_granted: self.not_granted.unwrap_or(NotGranted::Keep),
             about: About {
@@ -336,6 +397,16 @@ impl Settings {
         let Some(layer2) = &self.layer2 else { return Ok(None) };
         let url = layer2.parse().with_context(|| format!("`layer2` is {layer2:?}"))?;
         Ok(Some(url))
+    }
+
+    /// What stays on this relay.
+    fn local(&self) -> anyhow::Result<LocalOnly> {
+        let authors = self.local_authors.iter().flatten().map(|key| {
+            key.parse()
+                .with_context(|| format!("`local-authors` has {key:?}, which is no key in hex"))
+        });
+        let authors = authors.collect::<anyhow::Result<_>>()?;
+        Ok(LocalOnly { kinds: self.local_kinds.clone().unwrap_or_default(), authors })
     }
 
     fn poll_interval(&self) -> anyhow::Result<Duration> {
@@ -413,6 +484,14 @@ mod tests {
             Settings { poll_interval: Some(0.0), ..Settings::default() },
             "poll-interval",
         );
+        check_refused(
+            Settings { outbox_batches: Some(0), ..Settings::default() },
+            "outbox-batches",
+        );
+        let ok_after = Some(OkAfter::Layer2);
+        check_refused(Settings { ok_after, ..Settings::default() }, "ok-after");
+        let local_authors = Some(vec!["me".into()]);
+        check_refused(Settings { local_authors, ..Settings::default() }, "local-authors");
         check_refused(Settings { l2_timeout: Some(-1.0), ..Settings::default() }, "l2-timeout");
         check_refused(
             Settings { cache_bytes_max: Some(1_000), ..Settings::default() },
@@ -448,6 +527,10 @@ mod tests {
             assert_eq!(config.about.name, "flag");
             assert_eq!(config.about.contact.as_deref(), Some("variable"));
             assert_eq!(config.limits.limit_max, 600);
+            jail.create_file("local.toml", "local_kinds = [4, '1000-1999']\nok_timeout = 3\n")?;
+            let config = Settings::default().over(Some("local.toml".into()));
+            let config = config.and_then(Settings::resolve).unwrap();
+            assert_eq!(config.local.kinds, [KindRange(4..=4), KindRange(1_000..=1_999)]);
             jail.create_file("wrong.toml", "nme = 'x'")?;
             let error = Settings::default().over(Some("wrong.toml".into())).unwrap_err();
             assert!(format!("{error:#}").contains("nme"), "{error:#}");

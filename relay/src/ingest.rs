@@ -13,8 +13,10 @@ use crate::{
     clock,
     config::{Limits, NotGranted},
     delta::Delta,
+    local::LocalOnly,
     membership::Membership,
     metrics::Metrics,
+    outbox::UntilLayer2,
     refusals::Refusals,
     verifier::Verifier,
 };
@@ -26,6 +28,10 @@ pub struct Ingest {
     pub verifier: Verifier,
     pub writer: Writer,
     pub delta: Delta,
+    /// What is stored here and nowhere else.
+    pub local: Arc<LocalOnly>,
+    /// If an OK means that L2 has the event, too.
+    pub until_layer2: Option<UntilLayer2>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -47,7 +53,7 @@ pub struct Answer {
 /// Why an event was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accepted {
-    /// It is on the disk now.
+    /// It is on the disk now, and in L2 if that was to be waited for.
     Stored,
     /// It was there before.
     Duplicate,
@@ -91,6 +97,17 @@ pub enum Rejection {
     Deleted,
     #[error("restricted: this relay has not been granted by its event store, and takes no events")]
     NotGranted,
+    /// L2 does not take it. It is on the disk here, and stays.
+    #[error("error: it is stored on this relay alone, the shared store does not take it: {0}")]
+    NotShared(String),
+    /// L2 has not answered in time. It is on the disk here, and goes up when that is possible.
+    #[error(
+        "error: it is stored on this relay and on its way; the shared store has not confirmed it yet"
+    )]
+    Unconfirmed,
+    /// Something that came later removed it before L2 had it.
+    #[error("error: it was stored, and is gone again: replaced, deleted, or expired")]
+    Gone,
     #[error("error: {0}")]
     Error(&'static str),
 }
@@ -102,7 +119,9 @@ impl Rejection {
             Rejection::Expired => "expired",
             Rejection::Deleted => "blocked",
             Rejection::NotGranted => "restricted",
-            Rejection::Error(_) => "error",
+            Rejection::NotShared(_) => "not_shared",
+            Rejection::Unconfirmed => "unconfirmed",
+            Rejection::Gone | Rejection::Error(_) => "error",
         }
     }
 
@@ -141,7 +160,7 @@ impl Ingest {
         let examined = self.verifier.run(move || admission.examine(&json, now)).await;
         let (id, said) = match examined {
             Some(Examined::New(event)) => (Some(event.id), self.keep(event).await),
-            Some(Examined::Known(id)) => (Some(id), Ok(Accepted::Duplicate)),
+            Some(Examined::Known(id)) => (Some(id), self.confirm(id, Accepted::Duplicate).await),
             Some(Examined::Refused(id, rejection)) => (id, Err(rejection)),
             None => (None, Err(Rejection::Error("the relay failed to read this event"))),
         };
@@ -158,9 +177,11 @@ impl Ingest {
             self.delta.pass_on(&event);
             return Ok(Accepted::PassedOn);
         }
-        match self.writer.put(event, Origin::Client).await {
-            Ok(Outcome::Saved(_)) => Ok(Accepted::Stored),
-            Ok(Outcome::Duplicate(_)) => Ok(Accepted::Duplicate),
+        let (id, is_local) = (event.id, self.local.keeps(event.kind, &event.pubkey));
+        let origin = if is_local { Origin::Local } else { Origin::Client };
+        match self.writer.put(event, origin).await {
+            Ok(Outcome::Saved(_)) => self.confirm(id, Accepted::Stored).await,
+            Ok(Outcome::Duplicate(_)) => self.confirm(id, Accepted::Duplicate).await,
             Ok(Outcome::Superseded) => Ok(Accepted::Superseded),
             Ok(Outcome::Ephemeral) => Ok(Accepted::PassedOn),
             Ok(Outcome::Deleted) => Err(Rejection::Deleted),
@@ -168,6 +189,14 @@ impl Ingest {
             Ok(Outcome::Invalid(reason)) => Err(Rejection::Invalid(reason.to_string())),
             // The store has said so in the log, once.
             Err(error) => Err(refusal(&error)),
+        }
+    }
+
+    /// What is said of an event that L1 has: at once, or when L2 has answered for it.
+    async fn confirm(&self, id: EventId, taken: Accepted) -> Result<Accepted, Rejection> {
+        match &self.until_layer2 {
+            Some(until_layer2) => until_layer2.answer(id, taken).await,
+            None => Ok(taken),
         }
     }
 }

@@ -18,6 +18,7 @@ mod delta;
 pub mod identity;
 mod ingest;
 pub mod l2;
+mod local;
 mod membership;
 mod metrics;
 mod nip11;
@@ -37,7 +38,6 @@ mod wire;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use anyhow::Context;
@@ -53,15 +53,16 @@ use tracing::{info, warn};
 
 use crate::{
     collector::collecting,
-    config::Config,
+    config::{Config, OkAfter},
     control::{Control, Desk},
     costs::Costs,
     delta::Delta,
     identity::Identity,
     ingest::{Admission, Ingest},
+    local::LocalOnly,
     membership::{Membership, watch_membership},
     metrics::Metrics,
-    outbox::Outbox,
+    outbox::{Outbox, UntilLayer2, Waiters},
     poll::Poll,
     reads::Reads,
     refusals::Refusals,
@@ -151,11 +152,13 @@ pub async fn run(
         patience: config.layer2_timeout,
         metrics: metrics.clone(),
     };
+    let (waiters, local) = (Arc::new(Waiters::default()), Arc::new(config.local.clone()));
     let membership = match layer2 {
         Some(layer2) => {
             let (store, writer, metrics) = (store.clone(), writer.clone(), metrics.clone());
-            let shared = Shared { layer2, store, writer, metrics };
-            shared.follow(config.poll_interval, &tasks, &stop)
+            let (waiters, local) = (waiters.clone(), local.clone());
+            let shared = Shared { layer2, store, writer, waiters, local, metrics };
+            shared.follow(&config, &tasks, &stop)
         }
         None => {
             warn!("no shared store is set: events stay on this relay alone");
@@ -168,12 +171,19 @@ pub async fn run(
         not_granted: config.not_granted,
         membership,
     };
+    let until_layer2 = (config.ok_after == OkAfter::Layer2).then(|| UntilLayer2 {
+        store: store.clone(),
+        waiters,
+        patience: config.ok_timeout,
+    });
     let ingest = Ingest {
         admission: Arc::new(admission),
         refusals: Refusals::default(),
         verifier: Verifier::start().context("starting the verifier's threads")?,
         writer: writer.clone(),
         delta: delta.clone(),
+        local,
+        until_layer2,
         metrics: metrics.clone(),
     };
     let reads = Reads::new(store.clone());
@@ -216,6 +226,8 @@ struct Shared {
     layer2: Arc<dyn Layer2>,
     store: Store,
     writer: Writer,
+    waiters: Arc<Waiters>,
+    local: Arc<LocalOnly>,
     metrics: Arc<Metrics>,
 }
 
@@ -223,11 +235,12 @@ impl Shared {
     /// Starts outbox, poll and the watch over our standing; returns the last.
     fn follow(
         self,
-        interval: Duration,
+        config: &Config,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> watch::Receiver<Membership> {
-        let Shared { layer2, store, writer, metrics } = self;
+        let Shared { layer2, store, writer, waiters, local, metrics } = self;
+        let interval = config.poll_interval;
         let doubt = Arc::new(Notify::new());
         let (membership, known) = watch::channel(Membership::Unknown);
         let watching =
@@ -236,6 +249,9 @@ impl Shared {
             store: store.clone(),
             writer: writer.clone(),
             layer2: layer2.clone(),
+            local,
+            batches_max: config.outbox_batches,
+            waiters,
             doubt: doubt.clone(),
             metrics: metrics.clone(),
         };

@@ -7,7 +7,7 @@ use aquifer::{
     Listeners,
     client::{Export, Import, export, import},
     config::{Config, LogFormat, Settings},
-    db::{self, Db},
+    db::{self, Db, Outbox},
     identity::Identity,
     l2::{self, L2},
 };
@@ -35,6 +35,7 @@ enum Command {
     Export(Export),
     L2(L2),
     Db(Db),
+    Outbox(Outbox),
 }
 
 /// Run a relay in the foreground, until ctrl-c or SIGTERM
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         Command::Export(arguments) => in_runtime(export(arguments)),
         Command::L2(arguments) => in_runtime(l2::run(arguments)),
         Command::Db(arguments) => in_runtime(db::run(arguments)),
+        Command::Outbox(arguments) => in_runtime(db::run_outbox(arguments)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,7 +12,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use store::{Batch, Observer, Stats, WriteError};
+use store::{Batch, Millis, Observer, Stats, WriteError};
 
 use crate::clock;
 
@@ -58,7 +58,13 @@ metrics! {
     collections: Counter = Counter::default(), "Garbage collections";
     revived: Counter = Counter::default(), "Bodies that came back from the canister";
     outbox_rows: Gauge = Gauge::default(), "Events that wait for the canister";
+    outbox_bytes: Gauge = Gauge::default(), "What they take, packed";
+    outbox_age_seconds: Gauge = Gauge::default(), "How long the first of them has been waiting";
+    outbox_batches: Gauge = Gauge::default(), "Batches on their way to the canister";
+    outbox_lag_seconds: Histogram = lags(), "From an event's commit here to the canister's answer";
+    outbox_retries: By = By::default(), "Batches to be sent again, by reason";
     aside_rows: Gauge = Gauge::default(), "Events that the canister does not take";
+    local_rows: Gauge = Gauge::default(), "Events that never go up to the canister";
     outbox_clear_timestamp_seconds: Gauge = now(), "When the canister last answered for a batch, or none waited";
     poll_success_timestamp_seconds: Gauge = now(), "When the canister was last polled to the end";
     layer2_queries: Counter = Counter::default(), "Questions to L2, which cost it nothing";
@@ -79,13 +85,22 @@ impl Metrics {
         self.events.get_or_create(&[("outcome", outcome)]).inc();
     }
 
+    /// A batch that has to be sent again.
+    pub fn count_retry(&self, reason: &'static str) {
+        self.outbox_retries.get_or_create(&[("reason", reason)]).inc();
+    }
+
     pub fn note_store(&self, store: &Stats) {
         self.store_events.set(store.events as i64);
         self.store_bytes.set(store.bytes_on_disk as i64);
         self.store_used_bytes.set(store.bytes_in_use as i64);
         self.store_stubs.set(store.stubs as i64);
         self.outbox_rows.set(store.outbox as i64);
+        self.outbox_bytes.set(store.outbox_bytes as i64);
+        let since = store.outbox_since.unwrap_or_else(Millis::now);
+        self.outbox_age_seconds.set((Millis::now().0.saturating_sub(since.0) / 1_000) as i64);
         self.aside_rows.set(store.aside as i64);
+        self.local_rows.set(store.local as i64);
     }
 
     /// What the calls to L2 came to.
@@ -161,6 +176,11 @@ fn seconds() -> Histogram {
     Histogram::new([
         0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0,
     ])
+}
+
+/// From 0.1 s to a day.
+fn lags() -> Histogram {
+    Histogram::new([0.1, 0.3, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 600.0, 3_600.0, 86_400.0])
 }
 
 fn counts() -> Histogram {

@@ -1,6 +1,7 @@
 //! The relay over a real websocket, in-process, with an L2 that can fail at the worst moment.
 
 mod harness;
+mod outbox;
 
 use std::{collections::HashSet, time::Duration};
 

@@ -32,6 +32,10 @@ pub const REPLY_BYTES_MAX: u64 = 1_900_000;
 /// of a call, and as many reasons why not fill its reply.
 pub const SAVE_EVENTS_MAX: usize = 8_000;
 
+/// With this reason [`SaveOutcome::Invalid`] is no word for ever: the event's date lies so far ahead that
+/// it is taken only later. Relays know it by these words, so they do not change.
+pub const TOO_FAR_AHEAD: &str = "created_at is too far in the future";
+
 #[derive(CandidType, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Encoding {
     #[serde(rename = "json")]
@@ -71,7 +75,7 @@ pub enum SaveOutcome {
     /// The limit, in bytes.
     #[serde(rename = "too_large")]
     TooLarge(u64),
-    /// For ever: sending it again changes nothing.
+    /// For ever, but for [`TOO_FAR_AHEAD`]: sending it again changes nothing.
     #[serde(rename = "invalid")]
     Invalid(String),
     /// For now: it may be sent again.

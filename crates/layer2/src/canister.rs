@@ -279,6 +279,12 @@ fn interface(error: candid::Error) -> Layer2Error {
     Layer2Error::Interface(error.to_string())
 }
 
+/// How a canister fails at what it is asked: it traps, breaks the rules of its runtime, or takes too much
+/// memory or too many instructions. All else (it is stopped, out of cycles, not installed) is no matter
+/// of the question.
+const FAILED_AT_IT: [&str; 8] =
+    ["IC0502", "IC0503", "IC0504", "IC0506", "IC0507", "IC0522", "IC0524", "IC0539"];
+
 /// What can be done about an agent's error. Whatever is not known to be final is worth another try.
 fn classify(error: &AgentError) -> Layer2Error {
     let reject = match error {
@@ -295,6 +301,7 @@ fn classify(error: &AgentError) -> Layer2Error {
     match (reject.reject_code, reject.error_code.as_deref()) {
         (_, Some("IC0536")) => Layer2Error::Interface(message),
         (RejectCode::CanisterReject, _) => Layer2Error::Refused(message),
+        (_, Some(code)) if FAILED_AT_IT.contains(&code) => Layer2Error::Failed(message),
         _ => Layer2Error::Unavailable(message),
     }
 }
@@ -320,6 +327,10 @@ mod tests {
     fn rejections_say_what_can_be_done_about_them() {
         let stopped = rejected(RejectCode::CanisterError, "IC0508");
         assert!(matches!(stopped, Layer2Error::Unavailable(_)));
+        let trapped = rejected(RejectCode::CanisterError, "IC0503");
+        assert!(matches!(trapped, Layer2Error::Failed(_)));
+        let busy = rejected(RejectCode::SysTransient, "IC0515");
+        assert!(matches!(busy, Layer2Error::Unavailable(_)));
         let inspected = rejected(RejectCode::CanisterReject, "IC0406");
         assert!(matches!(inspected, Layer2Error::Refused(_)));
         let unknown_method = rejected(RejectCode::DestinationInvalid, "IC0536");

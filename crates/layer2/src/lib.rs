@@ -37,6 +37,9 @@ pub enum Layer2Error {
     /// Too much at once: send less.
     #[error("too large: {0}")]
     TooLarge(String),
+    /// It broke off over what was asked, as a canister traps: send less, or leave out what it fails at.
+    #[error("failed: {0}")]
+    Failed(String),
     /// What came was not what the store holds: do not use it, and ask again.
     #[error("not proven: {0}")]
     Unproven(String),

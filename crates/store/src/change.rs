@@ -6,13 +6,11 @@ use event::{
     Address, Event, EventId, Packed, PackedError, PublicKey, Timestamp, Verified,
     rules::{Effects, Held, Holdings, Vanish, Verdict, judge},
 };
-use heed::{BytesDecode, Env, PutFlags, RoIter, RwTxn, WithoutTls};
+use heed::{Env, PutFlags, RwTxn, WithoutTls};
 use index::{CREATED_AT_MAX, Found, Reader, Scan, Seq, Take, address_digest, keys_of, tombstone};
 
 use crate::{
-    databases::{
-        COMPLETE_SINCE, Databases, LAYER2_CURSOR, NEXT_SEQ, Number, expiry_key, expiry_of,
-    },
+    databases::{COMPLETE_SINCE, Databases, LAYER2_CURSOR, NEXT_SEQ, expiry_key, expiry_of},
     snapshot::View,
 };
 
@@ -21,6 +19,8 @@ use crate::{
 pub enum Origin {
     /// A client of this relay: L2 has to hear of it.
     Client,
+    /// A client of this relay, and L2 is never to hear of it.
+    Local,
     /// L2, which therefore holds it.
     Layer2,
 }
@@ -53,17 +53,6 @@ pub enum Layer2Change {
     Removed(EventId),
     /// L2 was emptied by its owner.
     Cleared,
-}
-
-/// What L2 said about one outbox row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Settlement {
-    /// L2 holds the event.
-    Delivered,
-    /// L2 does not take it, for this reason, though the event is sound: it stays here, its row aside.
-    Refused(String),
-    /// By the rules that L2 keeps the event is over (superseded, deleted, expired), so it goes here too.
-    Gone,
 }
 
 /// An event on its way in, packed by the task that brings it: the writer's time is everybody's.
@@ -110,6 +99,8 @@ pub struct Change<'e> {
     pub(crate) databases: &'e Databases<'static>,
     pub(crate) txn: RwTxn<'e>,
     pub(crate) now: Timestamp,
+    /// By how much the outbox has grown.
+    pub(crate) outbox_bytes: i64,
     first: Seq,
     next: Seq,
 }
@@ -122,7 +113,7 @@ impl<'e> Change<'e> {
     ) -> Result<Change<'e>> {
         let txn = env.write_txn()?;
         let next = Seq(databases.numbers.get(&txn, NEXT_SEQ)?.unwrap_or(0));
-        let mut change = Change { databases, txn, now, first: next, next };
+        let mut change = Change { databases, txn, now, outbox_bytes: 0, first: next, next };
         // The rules expect that nothing is held that has expired.
         change.expire()?;
         Ok(change)
@@ -131,6 +122,7 @@ impl<'e> Change<'e> {
     /// Makes it durable, and returns the next seq. Nothing is synced if nothing was written.
     pub fn commit(mut self) -> Result<Seq> {
         self.set_number(NEXT_SEQ, self.next.0)?;
+        self.note_outbox_bytes()?;
         if self.first < self.next {
             self.note_arrival(self.first)?;
         }
@@ -173,30 +165,6 @@ impl<'e> Change<'e> {
         Ok(outcomes)
     }
 
-    /// Notes L2's answer about one outbox row. A row that is gone by now is no fault: its event may
-    /// have been superseded, or come back from L2, while the answer was under way.
-    pub fn settle(&mut self, seq: Seq, settlement: &Settlement) -> Result<()> {
-        if *settlement == Settlement::Gone {
-            return self.remove(seq);
-        }
-        let was_pending = self.databases.outbox.delete(&mut self.txn, &seq.0)?;
-        match settlement {
-            Settlement::Refused(reason) if was_pending => {
-                self.databases.aside.put(&mut self.txn, &seq.0, reason)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Puts what L2 had refused back into the outbox.
-    pub fn retry_aside(&mut self) -> Result<()> {
-        let refused = seqs(self.databases.aside.iter(&self.txn)?)?;
-        for seq in refused {
-            self.databases.outbox.put(&mut self.txn, &seq.0, &())?;
-        }
-        self.databases.aside.clear(&mut self.txn)
-    }
-
     /// Takes out what the operator names, rows of the outbox included.
     pub fn delete(&mut self, ids: &[EventId]) -> Result<()> {
         for id in ids {
@@ -236,8 +204,10 @@ impl<'e> Change<'e> {
             self.take_out(vanish)?;
         }
         self.insert(seq, &new.event, &new.packed)?;
-        if origin == Origin::Client {
-            self.databases.outbox.put(&mut self.txn, &seq.0, &())?;
+        match origin {
+            Origin::Client => self.queue(seq, &new.packed)?,
+            Origin::Local => self.keep_local(seq)?,
+            Origin::Layer2 => {}
         }
         Ok(seq)
     }
@@ -246,8 +216,7 @@ impl<'e> Change<'e> {
     fn meet_again(&mut self, id: &EventId, origin: Origin) -> Result<Outcome> {
         let seq = self.seq_of(id)?;
         if let (Some(seq), Origin::Layer2) = (seq, origin) {
-            self.databases.outbox.delete(&mut self.txn, &seq.0)?;
-            self.databases.aside.delete(&mut self.txn, &seq.0)?;
+            self.forget_rows(seq)?;
         }
         Ok(Outcome::Duplicate(seq))
     }
@@ -261,12 +230,9 @@ impl<'e> Change<'e> {
         }
     }
 
-    /// L2 is empty now: here remains what L2 has not heard of, or refused, and the deletions that
-    /// these ask for.
+    /// L2 is empty now: here remains what is only here, and the deletions that this asks for.
     fn clear(&mut self) -> Result<()> {
-        let mut rows = seqs(self.databases.outbox.iter(&self.txn)?)?;
-        rows.extend(seqs(self.databases.aside.iter(&self.txn)?)?);
-        rows.sort_unstable();
+        let rows = self.all_only_here()?;
         let mut kept = Vec::with_capacity(rows.len());
         for seq in rows {
             kept.extend(self.bytes_at(seq)?.map(|bytes| (seq, bytes)));
@@ -318,7 +284,7 @@ impl<'e> Change<'e> {
 
     /// Takes an event out with all that points at it, its row included. Its tombstones stay.
     pub(crate) fn remove(&mut self, seq: Seq) -> Result<()> {
-        let Databases { ids, addresses, expiries, outbox, aside, .. } = self.databases;
+        let Databases { ids, addresses, expiries, .. } = self.databases;
         let Some(bytes) = self.bytes_at(seq)? else { return Ok(()) };
         let packed = Packed::trusted(&bytes).map_err(damaged)?;
         for (index, key) in keys_of(&packed, seq) {
@@ -332,8 +298,7 @@ impl<'e> Change<'e> {
             expiries.delete(&mut self.txn, &expiry_key(date, seq))?;
         }
         ids.delete(&mut self.txn, &event.id.0)?;
-        outbox.delete(&mut self.txn, &seq.0)?;
-        aside.delete(&mut self.txn, &seq.0)?;
+        self.forget_rows(seq)?;
         self.take_body(seq)
     }
 
@@ -384,11 +349,6 @@ impl<'e> Change<'e> {
         let view = View { databases: self.databases, txn: &self.txn };
         Scan::new(&vanish.filters()).page(&view, &mut taken)?;
         taken.seqs.into_iter().try_for_each(|seq| self.remove(seq))
-    }
-
-    pub(crate) fn is_only_here(&self, seq: Seq) -> Result<bool> {
-        Ok(self.databases.outbox.get(&self.txn, &seq.0)?.is_some()
-            || self.databases.aside.get(&self.txn, &seq.0)?.is_some())
     }
 
     pub(crate) fn seq_of(&self, id: &EventId) -> Result<Option<Seq>> {
@@ -451,13 +411,6 @@ impl Reader for Taken<'_> {
         }
         Take::More
     }
-}
-
-fn seqs<V>(rows: RoIter<'_, Number, V>) -> Result<Vec<Seq>>
-where
-    V: for<'a> BytesDecode<'a>,
-{
-    rows.map(|row| Ok(Seq(row?.0))).collect()
 }
 
 pub(crate) fn damaged(error: PackedError) -> heed::Error {

@@ -519,15 +519,17 @@ impl Store {
         let bounds = range.start.0..range.end.0;
         let mut served = databases.served.range(txn, &bounds)?.peekable();
         let mut pending = databases.outbox.range(txn, &bounds)?.peekable();
-        let mut refused = databases.aside.lazily_decode_data().range(txn, &bounds)?.peekable();
+        let mut refused = databases.aside.range(txn, &bounds)?.peekable();
+        let mut local = databases.local.range(txn, &bounds)?.peekable();
         for (looked_at, row) in bodies.range(txn, &bounds)?.enumerate() {
             let (seq, bytes) = row?;
             if looked_at == SLICE_EVENTS_MAX {
                 return Ok(Some(Seq(seq)));
             }
             let last = row_at(&mut served, seq)?;
-            let is_only_here =
-                row_at(&mut pending, seq)?.is_some() || row_at(&mut refused, seq)?.is_some();
+            let is_only_here = row_at(&mut pending, seq)?.is_some()
+                || row_at(&mut refused, seq)?.is_some()
+                || row_at(&mut local, seq)?.is_some();
             if terms.has_layer2 && is_only_here {
                 continue;
             }

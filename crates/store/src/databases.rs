@@ -13,9 +13,10 @@
 //! address_tombstones  address digest 16    → date 8           no version up to it may come
 //! vanished            public key 32        → date 8           nothing of theirs up to it may come
 //! expiries            date 8 | seq 8       →
-//! outbox              seq                  →                  to be sent to L2
-//! aside               seq                  → reason           refused by L2
-//! numbers             name                 → number 8         format, next seq, L2's cursor
+//! outbox              seq                  → ms 8 | bytes 4   to be sent to L2, since when, how long
+//! aside               seq                  → ms 8 | reason    refused by L2, since when
+//! local               seq                  →                  never to be sent to L2
+//! numbers             name                 → number 8         format, next seq, L2's cursor, …
 //! texts               name                 → text             the relay's own
 //! ```
 //! Numbers are 8 bytes, big-endian, so that byte order is their order.
@@ -35,11 +36,13 @@ use index::{Index, Seq};
 pub type Number = U64<BigEndian>;
 
 /// How many databases there are, for LMDB to make room.
-pub const DATABASES: u32 = 20;
+pub const DATABASES: u32 = 21;
 
 /// The layout above. A file with another number was written by another version.
-pub const FORMAT: u64 = 2;
-/// The layout without `kept`, `stubs`, `served` and `arrivals`: with these empty it is ours.
+pub const FORMAT: u64 = 3;
+/// The layout whose outbox has no dates and no lengths, and which has no `local`.
+pub const FORMAT_BEFORE_DATES: u64 = 2;
+/// The one before, without `kept`, `stubs`, `served` and `arrivals`: with these empty it is the next.
 pub const FORMAT_BEFORE_COLLECTION: u64 = 1;
 
 // The names in `numbers`.
@@ -47,6 +50,7 @@ pub const FORMAT_NAME: &str = "format";
 pub const NEXT_SEQ: &str = "next seq";
 pub const LAYER2_CURSOR: &str = "layer 2 cursor";
 pub const COMPLETE_SINCE: &str = "index complete since";
+pub const OUTBOX_BYTES: &str = "outbox bytes";
 
 /// Handles of all databases. They stay valid as long as the environment is open.
 pub struct Databases<'e> {
@@ -62,8 +66,9 @@ pub struct Databases<'e> {
     pub address_tombstones: Database<'e, Bytes, Number>,
     pub vanished: Database<'e, Bytes, Number>,
     pub expiries: Database<'e, Bytes, Unit>,
-    pub outbox: Database<'e, Number, Unit>,
-    pub aside: Database<'e, Number, Str>,
+    pub outbox: Database<'e, Number, Bytes>,
+    pub aside: Database<'e, Number, Bytes>,
+    pub local: Database<'e, Number, Unit>,
     pub numbers: Database<'e, Str, Number>,
     pub texts: Database<'e, Str, Str>,
 }
@@ -87,6 +92,7 @@ impl OnCommit for Databases<'_> {
             expiries: self.expiries.on_commit(token),
             outbox: self.outbox.on_commit(token),
             aside: self.aside.on_commit(token),
+            local: self.local.on_commit(token),
             numbers: self.numbers.on_commit(token),
             texts: self.texts.on_commit(token),
         }
@@ -127,6 +133,13 @@ impl Databases<'static> {
         }
         Ok(None)
     }
+
+    /// Whether L2 does not hold the event at `seq`, as far as is known.
+    pub fn is_only_here(&self, txn: &RoTxn<'_, WithoutTls>, seq: Seq) -> Result<bool, heed::Error> {
+        Ok(self.outbox.get(txn, &seq.0)?.is_some()
+            || self.aside.get(txn, &seq.0)?.is_some()
+            || self.local.get(txn, &seq.0)?.is_some())
+    }
 }
 
 fn create_all<'e>(
@@ -154,6 +167,7 @@ fn create_all<'e>(
         expiries: create(opener, txn, "expiries")?,
         outbox: create(opener, txn, "outbox")?,
         aside: create(opener, txn, "aside")?,
+        local: create(opener, txn, "local")?,
         numbers: create(opener, txn, "numbers")?,
         texts: create(opener, txn, "texts")?,
     })

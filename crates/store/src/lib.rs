@@ -20,11 +20,13 @@
 //!   3. another event superseded it, deleted it or made it vanish, and that one has a row of its own or came from L2.
 //!      L2 would refuse the old event once it has the new one, and it has it or is going to be asked, or
 //!   4. the event expired, and L2 would refuse it, or
-//!   5. whoever runs the relay deleted the event ([`Writer::delete`]), or
+//!   5. whoever runs the relay deleted the event ([`Writer::delete`]), or keeps it here alone ([`Writer::give_up`]), or
 //!   6. there is no L2, and a collection took the event.
 //! * What L2 refuses is not lost: its event stays here, and its row is kept aside with the reason.
+//! * What came as [`Origin::Local`], or was given up, never goes up: a row in `local` says so, and goes only with the event
+//!   or when L2 turns out to hold it all the same.
 //! * An event that came from L2 never gets a row, so nothing echoes.
-//! * A body that only this store has, by an outbox row or aside, is never given up while there is an L2.
+//! * A body that only this store has, by an outbox row, aside or local, is never given up while there is an L2.
 //! * An event lies in one of the trees `events`, `kept` and `stubs`, and in one only; while it lies in any, it has all
 //!   its keys. So filters, counts, duplicates and the rules see a stub as they see its event.
 //! * From [`Store::complete_since`] on nothing is missing but what the rules took out. Older events may
@@ -61,6 +63,7 @@ mod databases;
 mod environment;
 mod observer;
 mod offline;
+mod outbox;
 mod room;
 mod served;
 mod snapshot;
@@ -69,13 +72,14 @@ mod usage;
 mod verify;
 mod writer;
 
-pub use change::{Layer2Change, Origin, Outcome, Settlement};
+pub use change::{Layer2Change, Origin, Outcome};
 pub use collector::{CollectError, Collected, Collector, Headway, Occasion, Policy};
 pub use index::Seq;
 pub use observer::{Batch, Observer};
 pub use offline::{Compacted, compact, destroy, is_store};
+pub use outbox::{Aside, Millis, Rows, Settlement, Standing, Waiting};
 pub use room::Pauses;
-pub use store::{Aside, Clock, OpenError, Options, ReadError, Stats, Store};
+pub use store::{Clock, OpenError, Options, ReadError, Stats, Store};
 pub use usage::Usage;
 pub use verify::{Finding, Invariant};
 pub use writer::{WriteError, Writer};

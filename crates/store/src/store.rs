@@ -16,11 +16,12 @@ use tokio::sync::watch;
 
 use crate::{
     databases::{
-        COMPLETE_SINCE, Databases, FORMAT, FORMAT_BEFORE_COLLECTION, FORMAT_NAME, LAYER2_CURSOR,
-        NEXT_SEQ,
+        COMPLETE_SINCE, Databases, FORMAT, FORMAT_BEFORE_COLLECTION, FORMAT_BEFORE_DATES,
+        FORMAT_NAME, LAYER2_CURSOR, NEXT_SEQ, OUTBOX_BYTES,
     },
     environment::Environment,
     observer::Observer,
+    outbox::{Millis, OutboxRow, add_dates},
     room::{Pauses, Room},
     served::Notes,
     snapshot::Snapshot,
@@ -108,23 +109,20 @@ pub struct Stats {
     pub next_seq: Seq,
     /// Events that L2 has not answered for.
     pub outbox: u64,
+    /// How many bytes they have, packed.
+    pub outbox_bytes: u64,
+    /// Since when the first of them waits.
+    pub outbox_since: Option<Millis>,
     /// Events that L2 refused.
     pub aside: u64,
+    /// Events that L2 is never to hear of.
+    pub local: u64,
     /// Size of the data file. It does not shrink: free pages are used again.
     pub bytes_on_disk: u64,
     /// What of it is in use.
     pub bytes_in_use: u64,
     /// Transactions that were committed and synced, since the store was made.
     pub commits: u64,
-}
-
-/// An event that L2 refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Aside {
-    pub seq: Seq,
-    pub reason: String,
-    /// Packed.
-    pub event: Vec<u8>,
 }
 
 /// The readers' side. Clones are cheap; calls block, but only for as long as LMDB needs.
@@ -194,7 +192,8 @@ impl Store {
     }
 
     /// Follows [`Store::next_seq`]. It changes after each commit that stored an event, never before,
-    /// and before the writer's callers are answered.
+    /// and before the writer's callers are answered; and it is sent again when events that had been stored
+    /// went back into the outbox.
     pub fn follow(&self) -> watch::Receiver<Seq> {
         self.inner.next.subscribe()
     }
@@ -276,58 +275,13 @@ impl Store {
             bytes_in_use: Usage::read(databases, txn)?.bytes,
             next_seq: snapshot.next_seq()?,
             outbox: databases.outbox.len(txn)?,
+            outbox_bytes: databases.numbers.get(txn, OUTBOX_BYTES)?.unwrap_or(0),
+            outbox_since: databases.outbox.first(txn)?.map(|(_, row)| OutboxRow::read(row).since),
             aside: databases.aside.len(txn)?,
+            local: databases.local.len(txn)?,
             bytes_on_disk: self.inner.environment.env().real_disk_size()?,
             commits: self.inner.environment.env().info().last_txn_id as u64,
         })
-    }
-
-    /// The oldest events that L2 has not answered for, packed: at most `events_max`, and at most
-    /// `bytes_max` together unless the first alone is longer.
-    pub fn outbox(
-        &self,
-        events_max: usize,
-        bytes_max: usize,
-    ) -> Result<Vec<(Seq, Vec<u8>)>, ReadError> {
-        let Snapshot { databases, txn, .. } = &self.snapshot()?;
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        for row in databases.outbox.iter(txn)?.take(events_max) {
-            let (seq, ()) = row?;
-            // A row goes with its event, so the event is there.
-            let Some(event) = databases.bytes_at(txn, Seq(seq))? else { continue };
-            bytes += event.len();
-            if bytes > bytes_max && !batch.is_empty() {
-                break;
-            }
-            batch.push((Seq(seq), event.to_vec()));
-        }
-        Ok(batch)
-    }
-
-    /// How many events L2 has not answered for.
-    pub fn outbox_len(&self) -> Result<u64, ReadError> {
-        let Snapshot { databases, txn, .. } = &self.snapshot()?;
-        Ok(databases.outbox.len(txn)?)
-    }
-
-    /// The oldest events that L2 refused, with its reasons.
-    pub fn aside(&self, events_max: usize) -> Result<Vec<Aside>, ReadError> {
-        let Snapshot { databases, txn, .. } = &self.snapshot()?;
-        let mut found = Vec::new();
-        for row in databases.aside.iter(txn)?.take(events_max) {
-            let (seq, reason) = row?;
-            let Some(event) = databases.bytes_at(txn, Seq(seq))? else { continue };
-            found.push(Aside { seq: Seq(seq), reason: reason.into(), event: event.to_vec() });
-        }
-        Ok(found)
-    }
-
-    /// Whether L2 does not hold the event at this place, as far as is known.
-    pub fn is_only_here(&self, seq: Seq) -> Result<bool, ReadError> {
-        let Snapshot { databases, txn, .. } = &self.snapshot()?;
-        let waits = databases.outbox.get(txn, &seq.0)?.is_some();
-        Ok(waits || databases.aside.get(txn, &seq.0)?.is_some())
     }
 
     /// The place in L2's log to ask for next, as the last page of its feed gave it.
@@ -393,12 +347,12 @@ pub(crate) fn lock(folder: &Path) -> Result<Lock, OpenError> {
     }
 }
 
-/// The format of what is there. A new store gets ours, and its first seq; one from before there was
-/// garbage collection becomes ours as it is.
+/// The format of what is there. A new store gets ours, and its first seq; an older one becomes ours.
 fn check_format(env: &Env<WithoutTls>, databases: &Databases<'static>) -> Result<u64, heed::Error> {
     let mut txn = env.write_txn()?;
     match databases.numbers.get(&txn, FORMAT_NAME)? {
-        Some(FORMAT_BEFORE_COLLECTION) => {}
+        Some(FORMAT) => return Ok(FORMAT),
+        Some(FORMAT_BEFORE_COLLECTION | FORMAT_BEFORE_DATES) => add_dates(databases, &mut txn)?,
         Some(found) => return Ok(found),
         None => databases.numbers.put(&mut txn, NEXT_SEQ, &0)?,
     }

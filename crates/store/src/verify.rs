@@ -15,7 +15,8 @@ use heed::{Database, types::Bytes};
 use index::{CREATED_AT_MAX, Index, Key, Seq, address_digest, keys_of, tombstone};
 
 use crate::{
-    databases::{FORMAT, FORMAT_NAME, Number, expiry_key, expiry_of},
+    databases::{FORMAT, FORMAT_NAME, Number, OUTBOX_BYTES, expiry_key, expiry_of},
+    outbox::OutboxRow,
     snapshot::Snapshot,
     store::{ReadError, Store},
 };
@@ -42,12 +43,13 @@ pub enum Invariant {
     Dates,
     Outbox,
     Aside,
+    Local,
     Served,
 }
 
 impl Invariant {
     /// All of them, in the order in which they are told.
-    pub const ALL: [Invariant; 19] = [
+    pub const ALL: [Invariant; 20] = [
         Invariant::Format,
         Invariant::Seqs,
         Invariant::Places,
@@ -66,6 +68,7 @@ impl Invariant {
         Invariant::Dates,
         Invariant::Outbox,
         Invariant::Aside,
+        Invariant::Local,
         Invariant::Served,
     ];
 
@@ -90,6 +93,7 @@ impl Invariant {
             Invariant::Dates => "dates",
             Invariant::Outbox => "outbox",
             Invariant::Aside => "aside",
+            Invariant::Local => "local",
             Invariant::Served => "served",
         }
     }
@@ -113,8 +117,13 @@ impl Invariant {
             Invariant::Dates => {
                 "deletions of addresses and requests to vanish have left their dates"
             }
-            Invariant::Outbox => "every row of the outbox stands beside its event",
+            Invariant::Outbox => {
+                "every row of the outbox stands beside its event, and their bytes are added up"
+            }
             Invariant::Aside => "what L2 refused is held, and is not in the outbox as well",
+            Invariant::Local => {
+                "what L2 is not to hear of is held, and does not wait for L2 as well"
+            }
             Invariant::Served => "every date of serving stands beside its event",
         }
     }
@@ -215,9 +224,8 @@ impl<'s> Check<'s> {
             format!("seq {seq}: {bodies} times among bodies, {stubs} times among stubs")
         });
         if is_stub {
-            let waits = databases.outbox.get(txn, &seq.0)?.is_some()
-                || databases.aside.get(txn, &seq.0)?.is_some();
-            self.findings.note(Invariant::Stubs, !waits, || format!("seq {seq} is a stub"));
+            let is_only_here = databases.is_only_here(txn, seq)?;
+            self.findings.note(Invariant::Stubs, !is_only_here, || format!("seq {seq} is a stub"));
         }
         Ok(())
     }
@@ -335,17 +343,29 @@ impl<'s> Check<'s> {
 
     fn check_queues(&mut self) -> Result<()> {
         let Snapshot { databases, txn, .. } = self.snapshot;
+        let mut bytes = 0;
         for row in databases.outbox.iter(txn)? {
-            let (seq, ()) = row?;
+            let (seq, row) = row?;
+            bytes += u64::from(OutboxRow::read(row).bytes);
             let is_held = self.event_at(seq)?.is_some();
             self.findings.note(Invariant::Outbox, is_held, || format!("seq {seq} is not held"));
         }
+        let sum = databases.numbers.get(txn, OUTBOX_BYTES)?.unwrap_or(0);
+        self.findings.note(Invariant::Outbox, sum == bytes, || format!("{sum} and not {bytes}"));
         for row in databases.aside.iter(txn)? {
             let (seq, _) = row?;
             let is_held = self.event_at(seq)?.is_some();
             self.findings.note(Invariant::Aside, is_held, || format!("seq {seq} is not held"));
             let waits = databases.outbox.get(txn, &seq)?.is_some();
             self.findings.note(Invariant::Aside, !waits, || format!("seq {seq} waits for L2, too"));
+        }
+        for row in databases.local.iter(txn)? {
+            let (seq, ()) = row?;
+            let is_held = self.event_at(seq)?.is_some();
+            self.findings.note(Invariant::Local, is_held, || format!("seq {seq} is not held"));
+            let waits = databases.outbox.get(txn, &seq)?.is_some()
+                || databases.aside.get(txn, &seq)?.is_some();
+            self.findings.note(Invariant::Local, !waits, || format!("seq {seq} waits for L2, too"));
         }
         for row in databases.served.iter(txn)? {
             let (seq, _) = row?;

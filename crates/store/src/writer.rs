@@ -21,10 +21,11 @@ use tracing::{error, info, warn};
 
 use crate::{
     Batch,
-    change::{Change, Layer2Change, New, NewChange, Origin, Outcome, Settlement},
+    change::{Change, Layer2Change, New, NewChange, Origin, Outcome},
     collect::Terms,
     databases::NEXT_SEQ,
     environment::CannotGrow,
+    outbox::{Rows, Settlement},
     store::Inner,
     usage::Usage,
 };
@@ -101,7 +102,14 @@ enum Task {
     Settle {
         rows: Vec<(Seq, Settlement)>,
     },
-    RetryAside,
+    Retry {
+        rows: Rows,
+        done: Arc<AtomicUsize>,
+    },
+    GiveUp {
+        rows: Rows,
+        done: Arc<AtomicUsize>,
+    },
     Revive {
         events: Vec<New>,
     },
@@ -210,9 +218,20 @@ impl Writer {
         self.call(Task::Settle { rows }).await.map(drop)
     }
 
-    /// Puts all that L2 had refused back into the outbox: for an operator who removed the cause.
-    pub async fn retry_aside(&self) -> Result<(), WriteError> {
-        self.call(Task::RetryAside).await.map(drop)
+    /// Puts what L2 had refused back into the outbox: for an operator who removed the cause. Says how
+    /// many events that were.
+    pub async fn retry(&self, rows: Rows) -> Result<usize, WriteError> {
+        let done = Arc::new(AtomicUsize::new(0));
+        self.call(Task::Retry { rows, done: done.clone() }).await?;
+        Ok(done.load(Ordering::Relaxed))
+    }
+
+    /// Gives up sending these to L2: they stay here, and nobody else will have them from here. What L2
+    /// has been sent already it may take. Says how many events that were.
+    pub async fn give_up(&self, rows: Rows) -> Result<usize, WriteError> {
+        let done = Arc::new(AtomicUsize::new(0));
+        self.call(Task::GiveUp { rows, done: done.clone() }).await?;
+        Ok(done.load(Ordering::Relaxed))
     }
 
     /// Stores the bodies of stubs again. What is not held any more is passed over. A store that is full
@@ -457,7 +476,8 @@ impl Loop {
             self.inner.room.note_pause(started.elapsed());
         }
         // Before the answers: whoever has one finds its event below the horizon.
-        self.inner.next.send_if_modified(|seq| mem::replace(seq, next) != next);
+        let refills = jobs.iter().any(|job| job.task.refills_outbox());
+        self.inner.next.send_if_modified(|seq| mem::replace(seq, next) != next || refills);
         let entries = jobs.iter().map(|job| job.task.size().0).sum();
         self.inner.observer.committed(Batch { entries, took: started.elapsed() });
         if mem::take(&mut self.is_full) {
@@ -558,7 +578,8 @@ impl Task {
             Task::Revive { events } => (events.len(), events.iter().map(New::bytes).sum()),
             Task::Collect { seqs, .. } | Task::Prune { seqs, .. } => (seqs.len(), 0),
             Task::NoteServed { seqs } => (seqs.len(), 0),
-            Task::RetryAside | Task::ForgetArrivals | Task::Text { .. } => (1, 0),
+            Task::Retry { .. } | Task::GiveUp { .. } => (1, 0),
+            Task::ForgetArrivals | Task::Text { .. } => (1, 0),
         }
     }
 
@@ -599,6 +620,11 @@ impl Task {
         }
     }
 
+    /// Whether rows of the outbox come from it without new events.
+    fn refills_outbox(&self) -> bool {
+        matches!(self, Task::Retry { .. })
+    }
+
     fn is_collection(&self) -> bool {
         matches!(self, Task::Collect { .. } | Task::Prune { .. })
     }
@@ -612,7 +638,8 @@ impl Task {
             Task::Settle { rows } => {
                 rows.iter().try_for_each(|(seq, said)| change.settle(*seq, said))?;
             }
-            Task::RetryAside => change.retry_aside()?,
+            Task::Retry { rows, done } => done.store(change.retry(rows)?, Ordering::Relaxed),
+            Task::GiveUp { rows, done } => done.store(change.give_up(rows)?, Ordering::Relaxed),
             Task::Revive { events } => events.iter().try_for_each(|new| change.revive(new))?,
             Task::NoteServed { seqs } => change.note_served(seqs)?,
             Task::Collect { seqs, terms, done } => {

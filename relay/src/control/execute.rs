@@ -3,13 +3,13 @@
 use std::ops::ControlFlow;
 
 use anyhow::Context;
-use event::{EventId, Filter};
+use event::{EventId, Filter, Packed};
 use index::{Cursor, Found, Reader, Scan, Take};
-use store::{Finding, ReadError, Seq};
+use store::{Aside, Finding, Millis, ReadError, Rows, Seq};
 use tokio::sync::mpsc;
 
 use super::{
-    Checked, Counted, Desk, Figures, Reply, Request,
+    Checked, Counted, Desk, Figures, Outbox, Refused, Reply, Request, Which,
     collect::collect,
     conversation::{Input, Replies},
     export::{export, export_oldest_first},
@@ -40,6 +40,13 @@ pub async fn execute(
         Request::Delete { filter, before } => {
             Reply::Deleted { events: delete(filter, Seq(before), replies, desk).await? }
         }
+        Request::Outbox => return outbox(replies, desk).await,
+        Request::Retry(which) => {
+            Reply::Moved { events: desk.writer.retry(rows(which)).await? as u64 }
+        }
+        Request::GiveUp(which) => {
+            Reply::Moved { events: desk.writer.give_up(rows(which)).await? as u64 }
+        }
         Request::Verify => Reply::Verified(verify(replies, desk).await?),
         Request::Collect => Reply::Collected(collect(replies, desk).await?),
     };
@@ -61,6 +68,7 @@ async fn stats(desk: &Desk) -> anyhow::Result<Figures> {
             complete_since: store.complete_since()?.0,
             outbox: stats.outbox,
             aside: stats.aside,
+            local: stats.local,
             bytes_on_disk: stats.bytes_on_disk,
             bytes_in_use: stats.bytes_in_use,
             next_seq: stats.next_seq.0,
@@ -71,6 +79,46 @@ async fn stats(desk: &Desk) -> anyhow::Result<Figures> {
         })
     });
     figures.await
+}
+
+async fn outbox(replies: &mut Replies, desk: &Desk) -> anyhow::Result<()> {
+    let store = desk.store.clone();
+    let stats = read(move || store.stats()).await?;
+    let oldest_ms = stats.outbox_since.map_or(0, |since| Millis::now().0.saturating_sub(since.0));
+    let outbox = Outbox {
+        waiting: stats.outbox,
+        bytes: stats.outbox_bytes,
+        oldest_seconds: oldest_ms / 1_000,
+        aside: stats.aside,
+        local: stats.local,
+    };
+    replies.send(&Reply::Outbox(outbox)).await?;
+    let mut from = Seq(0);
+    loop {
+        let store = desk.store.clone();
+        let page = read(move || store.aside(from, MATCHES_MAX)).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        from = last.seq.next();
+        replies.send(&Reply::Aside(page.iter().filter_map(refused).collect())).await?;
+    }
+}
+
+fn refused(row: &Aside) -> Option<Refused> {
+    let event = Packed::trusted(&row.event).ok()?;
+    Some(Refused {
+        id: event.id().to_string(),
+        kind: event.kind().0,
+        author: event.pubkey().to_string(),
+        reason: row.reason.clone(),
+        since: row.since.0 / 1_000,
+    })
+}
+
+fn rows(which: Which) -> Rows {
+    match which {
+        Which::Aside => Rows::Aside,
+        Which::Ids(ids) => Rows::Of(ids),
+    }
 }
 
 async fn count(filter: Filter, replies: &mut Replies, desk: &Desk) -> anyhow::Result<Counted> {

@@ -17,7 +17,7 @@ mod export;
 mod import;
 mod socket;
 
-use event::Filter;
+use event::{EventId, Filter};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use store::{Store, Writer};
@@ -50,10 +50,26 @@ pub enum Request {
     Count { filter: Filter },
     /// Take out those that match, of what was stored before the seq `before`.
     Delete { filter: Filter, before: u64 },
+    /// What waits for L2, and every event that it refused.
+    Outbox,
+    /// Send these refused events once more.
+    Retry(Which),
+    /// Send these events no more.
+    GiveUp(Which),
     /// Check the invariants on the disk.
     Verify,
     /// Collect garbage.
     Collect,
+}
+
+/// Which events of the outbox, and of those aside.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Which {
+    /// All that are aside.
+    Aside,
+    /// Those with these ids.
+    Ids(Vec<EventId>),
 }
 
 /// What the relay says.
@@ -73,6 +89,13 @@ pub enum Reply {
     Imported(Tally),
     Counted(Counted),
     Deleted {
+        events: u64,
+    },
+    Outbox(Outbox),
+    /// Some of the events that L2 refused.
+    Aside(Vec<Refused>),
+    /// So many events were put back, or given up.
+    Moved {
         events: u64,
     },
     Verified(Vec<Checked>),
@@ -96,6 +119,8 @@ pub struct Figures {
     pub outbox: u64,
     /// Events that the canister refused.
     pub aside: u64,
+    /// Events that never go up.
+    pub local: u64,
     /// Size of the file.
     pub bytes_on_disk: u64,
     /// What of it is in use.
@@ -109,6 +134,32 @@ pub struct Figures {
     pub layer2_cursor: Option<u64>,
     /// What it costs, as far as this relay has seen.
     pub layer2_costs: Option<Ledger>,
+}
+
+/// What is on its way up.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Outbox {
+    /// Events that wait to be sent to the canister.
+    pub waiting: u64,
+    /// What they take, packed.
+    pub bytes: u64,
+    /// How long the first of them has been waiting.
+    pub oldest_seconds: u64,
+    /// Events that the canister refused.
+    pub aside: u64,
+    /// Events that never go up.
+    pub local: u64,
+}
+
+/// An event that L2 refused.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Refused {
+    pub id: String,
+    pub kind: u16,
+    pub author: String,
+    pub reason: String,
+    /// Unix time.
+    pub since: u64,
 }
 
 /// How many events match a filter.

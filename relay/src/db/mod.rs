@@ -1,5 +1,5 @@
-//! `aquifer db`: what operators do with a relay's own store, whether the relay runs or not. What a
-//! request does stands in [`control`](crate::control); here is what people type and see.
+//! `aquifer db` and `aquifer outbox`: what operators do with a relay's own store, whether the relay runs
+//! or not. What a request does stands in [`control`](crate::control); here is what people type and see.
 
 mod confirm;
 mod delete;
@@ -7,6 +7,7 @@ mod export;
 mod gc;
 mod import;
 mod offline;
+mod outbox;
 mod stats;
 mod verify;
 
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use event::Filter;
 
+pub use self::outbox::{Outbox, run as run_outbox};
 use crate::{
     client::Progress,
     config::Settings,

@@ -20,7 +20,7 @@ pub struct Compact {}
 /// Delete the store with all its events (the relay has to be stopped)
 ///
 /// The relay's key stays. With a canister, the relay fills itself again from there; what waits in the
-/// outbox, and what the canister refused, is lost.
+/// outbox, what the canister refused and what never goes up is lost.
 #[derive(Args)]
 pub struct Nuke {
     /// Do not ask
@@ -66,9 +66,9 @@ fn what_is_lost(folder: &Path) -> Result<String, OpenError> {
     let (store, _writer) = Store::open(folder, Options::default())?;
     Ok(match store.stats() {
         Ok(stats) => format!(
-            "The store holds {} events. {} wait for the canister and {} were refused by it: these are \
-             nowhere else.",
-            stats.events, stats.outbox, stats.aside
+            "The store holds {} events. {} wait for the canister, {} were refused by it and {} never go \
+             up: these are nowhere else.",
+            stats.events, stats.outbox, stats.aside, stats.local
         ),
         Err(error) => format!("What is in it cannot be read: {error}."),
     })

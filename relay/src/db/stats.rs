@@ -42,6 +42,7 @@ fn print(figures: &Figures) {
     }
     count("outbox", figures.outbox, "wait to be sent to the canister");
     count("aside", figures.aside, "refused by the canister, and kept");
+    count("local", figures.local, "never to be sent to the canister");
     count("next seq", figures.next_seq, "events stored since the beginning");
     count("commits", figures.commits, "");
     let bytes = HumanBytes(figures.bytes_on_disk).to_string();

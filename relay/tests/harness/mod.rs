@@ -1,6 +1,12 @@
 //! The tests' small language: a relay in this process, clients over its socket, and an L2 in memory.
 
-use std::{cmp::Reverse, collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use aquifer::{
     Listeners,
@@ -95,6 +101,21 @@ impl TestRelay {
         value.unwrap_or_else(|| panic!("no {name} in {response}")).parse().unwrap()
     }
 
+    /// Until a metric has this value.
+    pub async fn wait_for_metric(&self, name: &str, expected: f64) {
+        self.wait_for(async || self.metric(name).await == expected).await;
+    }
+
+    /// Until something is true that the relay tells when it is asked.
+    pub async fn wait_for(&self, is_true: impl AsyncFn() -> bool) {
+        let reached = async {
+            while !is_true().await {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, reached).await.expect("it comes true");
+    }
+
     /// Stops it, and hands over its folder.
     pub async fn stop(self) -> TempDir {
         self.stop.cancel();
@@ -129,6 +150,11 @@ impl Reply {
     #[track_caller]
     pub fn expect_ok(self) {
         assert!(self.accepted && self.message.is_empty(), "{self:?}");
+    }
+
+    #[track_caller]
+    pub fn expect_ok_because(self, reason: &str) {
+        assert!(self.accepted && self.message.starts_with(reason), "{self:?} is not {reason:?}");
     }
 
     #[track_caller]
@@ -187,6 +213,11 @@ impl Client {
             accepted: frame[2].as_bool().unwrap(),
             message: frame[3].as_str().unwrap().to_owned(),
         }
+    }
+
+    pub async fn expect_no_ok(&mut self) {
+        let told = timeout(SILENCE, self.ok()).await;
+        assert!(told.is_err(), "an answer too early: {told:?}");
     }
 
     pub async fn notice(&mut self) -> String {
@@ -301,7 +332,14 @@ struct State {
     is_available: bool,
     is_silent: bool,
     role: Option<Role>,
-    deleted: HashSet<EventId>,
+    /// What it says of these events, instead of saving them.
+    outcomes: HashMap<EventId, SaveOutcome>,
+    /// It fails at calls with one of these in them.
+    poison: HashSet<EventId>,
+    /// Calls with one of these in them wait.
+    held_up: HashSet<EventId>,
+    saves_under_way: usize,
+    most_saves_under_way: usize,
     answers_to_lose: usize,
     saves_answered: usize,
     polls: usize,
@@ -322,7 +360,11 @@ impl FakeL2 {
             is_available: true,
             is_silent: false,
             role: Some(Role::Relay),
-            deleted: HashSet::new(),
+            outcomes: HashMap::new(),
+            poison: HashSet::new(),
+            held_up: HashSet::new(),
+            saves_under_way: 0,
+            most_saves_under_way: 0,
             answers_to_lose: 0,
             saves_answered: 0,
             polls: 0,
@@ -362,7 +404,40 @@ impl FakeL2 {
     }
 
     pub fn refuse_as_deleted(&self, id: EventId) {
-        self.with(|state| state.deleted.insert(id));
+        self.answer_with(id, SaveOutcome::Deleted);
+    }
+
+    /// From now on this is what it says of an event.
+    pub fn answer_with(&self, id: EventId, outcome: SaveOutcome) {
+        self.with(|state| state.outcomes.insert(id, outcome));
+    }
+
+    /// It fails at every call that brings this event, as a canister traps.
+    pub fn fail_at(&self, id: EventId) {
+        self.with(|state| state.poison.insert(id));
+    }
+
+    /// Calls that bring this event wait.
+    pub fn hold_up(&self, id: EventId) {
+        self.with(|state| state.held_up.insert(id));
+    }
+
+    /// Nothing it said, failed at or held up before counts any more.
+    pub fn forgive(&self) {
+        self.with(|state| {
+            state.outcomes.clear();
+            state.poison.clear();
+            state.held_up.clear();
+        });
+    }
+
+    /// How many calls brought events at the same time.
+    pub fn most_saves_under_way(&self) -> usize {
+        self.state.borrow().most_saves_under_way
+    }
+
+    pub async fn wait_for_saves_under_way(&self, count: usize) {
+        self.wait_until(|state| state.saves_under_way >= count).await;
     }
 
     /// Another relay saves an event.
@@ -424,8 +499,8 @@ impl State {
 
     fn save(&mut self, bytes: &[u8]) -> SaveOutcome {
         let event = Packed::parse(bytes).unwrap().unpack();
-        if self.deleted.contains(&event.id) {
-            return SaveOutcome::Deleted;
+        if let Some(outcome) = self.outcomes.get(&event.id) {
+            return outcome.clone();
         }
         if let Some(seq) = self.contents().iter().position(|held| held.id == event.id) {
             return SaveOutcome::Duplicate(seq as u64);
@@ -436,6 +511,25 @@ impl State {
 
     fn check(&self) -> Result<(), Layer2Error> {
         if self.is_available { Ok(()) } else { Err(Layer2Error::Unavailable("away".into())) }
+    }
+}
+
+/// One call that brings events; it may be given up.
+struct SaveUnderWay(FakeL2);
+
+impl SaveUnderWay {
+    fn of(l2: &FakeL2) -> SaveUnderWay {
+        l2.with(|state| {
+            state.saves_under_way += 1;
+            state.most_saves_under_way = state.most_saves_under_way.max(state.saves_under_way);
+        });
+        SaveUnderWay(l2.clone())
+    }
+}
+
+impl Drop for SaveUnderWay {
+    fn drop(&mut self) {
+        self.0.with(|state| state.saves_under_way -= 1);
     }
 }
 
@@ -451,10 +545,19 @@ impl Layer2 for FakeL2 {
 
     async fn save(&self, events: &[Vec<u8>]) -> Result<Vec<SaveOutcome>, Layer2Error> {
         self.answers().await;
+        let ids: Vec<EventId> = events.iter().map(|e| Packed::parse(e).unwrap().id()).collect();
+        let _under_way = SaveUnderWay::of(self);
+        let mut state = self.state.subscribe();
+        let is_held_up = |state: &State| ids.iter().any(|id| state.held_up.contains(id));
+        state.wait_for(|state| !is_held_up(state)).await.unwrap();
+        drop(state);
         self.with(|state| {
             state.check()?;
             if state.role.is_none() {
                 return Err(Layer2Error::Refused("not granted".into()));
+            }
+            if ids.iter().any(|id| state.poison.contains(id)) {
+                return Err(Layer2Error::Failed("it trapped".into()));
             }
             let outcomes = events.iter().map(|event| state.save(event)).collect();
             if state.answers_to_lose > 0 {

@@ -23,6 +23,7 @@ mod forgeries;
 mod golden;
 mod membership;
 mod outages;
+mod outbox;
 mod sharing;
 mod up;
 mod world;

@@ -71,6 +71,15 @@ pub async fn eventually_has(place: &str, expected: &Events, found: impl AsyncFn(
     eventually_same(place, expected, only_expected).await;
 }
 
+/// Waits until it is true.
+pub async fn eventually(is_true: impl AsyncFn() -> bool) {
+    let started = Instant::now();
+    while !is_true().await {
+        assert!(started.elapsed() < PATIENCE, "it did not come true");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// An Internet Computer with the event store on it, and relays.
 pub struct World {
     pub ic: Ic,
@@ -109,7 +118,13 @@ impl World {
 
     /// A granted relay that looks at the canister this often.
     pub async fn relay_that_polls(&self, interval: Duration) -> Relay {
-        let options = RelayOptions { poll_interval: Some(interval), ..self.relay_options() };
+        self.relay_that_polls_with(interval, &[]).await
+    }
+
+    /// One that does so, with further words on its command line.
+    pub async fn relay_that_polls_with(&self, interval: Duration, more: &[&str]) -> Relay {
+        let mut options = RelayOptions { poll_interval: Some(interval), ..self.relay_options() };
+        options.more.extend(more.iter().map(|word| (*word).to_owned()));
         self.grant(&options).await;
         Relay::start(options).await
     }

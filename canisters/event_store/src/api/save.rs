@@ -6,7 +6,7 @@ use event::{
     verify, verify_all,
 };
 use index::{CREATED_AT_MAX, Seq};
-use interface::{EventBytes, SAVE_EVENTS_MAX, SaveCost, SaveOutcome};
+use interface::{EventBytes, SAVE_EVENTS_MAX, SaveCost, SaveOutcome, TOO_FAR_AHEAD};
 
 use super::cut;
 use crate::{
@@ -227,7 +227,7 @@ fn decode(bytes: &[u8], limits: &Limits, now: u64) -> Result<Event, SaveOutcome>
     }
     let latest = now.saturating_add(limits.future_seconds_max).min(CREATED_AT_MAX.0);
     if event.created_at.0 > latest {
-        return Err(invalid("created_at is too far in the future"));
+        return Err(invalid(TOO_FAR_AHEAD));
     }
     Ok(event)
 }

@@ -16,6 +16,7 @@ use crate::{
 const NOTE: u64 = 0;
 const EXPIRING: u64 = 2;
 const REFUSED: u64 = 5;
+const LOCAL: u64 = 6;
 const UNKNOWN: u64 = 99;
 
 fn events() -> Vec<Verified> {
@@ -39,6 +40,8 @@ fn sound() -> (TempDir, Store, Writer) {
         writer.put_all(events(), Origin::Client).await.unwrap();
         let refused = Settlement::Refused("it is full".into());
         writer.settle(vec![(Seq(REFUSED), refused)]).await.unwrap();
+        let local = Author::new(3).sign(1_000, 1, &[], "L2 never hears of it");
+        writer.put(local, Origin::Local).await.unwrap();
     });
     (folder, store, writer)
 }
@@ -82,7 +85,7 @@ fn a_sound_store_violates_nothing_and_every_invariant_is_looked_at() {
 fn whoever_hears_of_the_progress_may_stop_it() {
     let (_folder, store, _writer) = sound();
     let answer = store.verify(|done, total| {
-        assert_eq!((done, total), (6, 6));
+        assert_eq!((done, total), (7, 7));
         ControlFlow::Break(())
     });
     assert_eq!(answer.unwrap(), None);
@@ -98,12 +101,16 @@ fn make_stub(to: &Databases<'static>, txn: &mut RwTxn<'_>, seq: u64) {
 #[test]
 fn a_stub_of_what_layer_2_has_is_sound_and_one_of_what_only_we_have_is_named() {
     check(&[], |to, txn| {
+        let row = OutboxRow::read(to.outbox.get(txn, &NOTE).unwrap().unwrap());
+        let bytes = to.numbers.get(txn, OUTBOX_BYTES).unwrap().unwrap();
+        to.numbers.put(txn, OUTBOX_BYTES, &(bytes - u64::from(row.bytes))).unwrap();
         assert!(to.outbox.delete(txn, &NOTE).unwrap());
         make_stub(to, txn, NOTE);
         to.served.put(txn, &NOTE, &1).unwrap();
     });
     check(&["stubs"], |to, txn| make_stub(to, txn, NOTE));
     check(&["stubs"], |to, txn| make_stub(to, txn, REFUSED));
+    check(&["stubs"], |to, txn| make_stub(to, txn, LOCAL));
 }
 
 #[test]
@@ -153,8 +160,8 @@ fn an_event_of_a_kind_that_is_never_stored_is_named() {
     check(&["kinds", "ids", "index-created", "index-author", "index-kind", "index-author-kind"], {
         |to, txn| {
             let typing = Author::new(1).sign(1_000, 20_001, &[], "typing");
-            to.events.put(txn, &6, &typing.pack()).unwrap();
-            to.numbers.put(txn, NEXT_SEQ, &7).unwrap();
+            to.events.put(txn, &7, &typing.pack()).unwrap();
+            to.numbers.put(txn, NEXT_SEQ, &8).unwrap();
         }
     });
 }
@@ -224,7 +231,11 @@ fn dates_that_deletions_should_have_left_are_named() {
 
 #[test]
 fn rows_for_layer_2_without_an_event_are_named() {
-    check(&["outbox"], |to, txn| to.outbox.put(txn, &UNKNOWN, &()).unwrap());
-    check(&["aside"], |to, txn| to.aside.put(txn, &UNKNOWN, "why").unwrap());
-    check(&["aside"], |to, txn| to.aside.put(txn, &NOTE, "and it waits, too").unwrap());
+    let row = OutboxRow::of(b"").to_bytes();
+    check(&["outbox"], |to, txn| to.outbox.put(txn, &UNKNOWN, &row).unwrap());
+    check(&["outbox"], |to, txn| to.numbers.put(txn, OUTBOX_BYTES, &7).unwrap());
+    check(&["aside"], |to, txn| to.aside.put(txn, &UNKNOWN, &row).unwrap());
+    check(&["aside"], |to, txn| to.aside.put(txn, &NOTE, &row).unwrap());
+    check(&["local"], |to, txn| to.local.put(txn, &UNKNOWN, &()).unwrap());
+    check(&["local"], |to, txn| to.local.put(txn, &REFUSED, &()).unwrap());
 }

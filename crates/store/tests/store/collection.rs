@@ -185,7 +185,7 @@ async fn what_l2_has_not_got_keeps_its_body_however_full_the_store_is() {
     writer.settle(pending.iter().map(|(seq, _)| said(*seq)).collect()).await.unwrap();
     let rest = events[pending.len()..].to_vec();
     put_collecting(&store, &writer, &policy, Origin::Layer2, rest).await.unwrap();
-    assert_eq!(store.aside(9).unwrap()[0].event, events[7].pack());
+    assert_eq!(store.aside(Seq(0), 9).unwrap()[0].event, events[7].pack());
     assert!(store.stats().unwrap().bytes_on_disk <= LIMIT as u64);
     assert!(store.contains(&events[7_999].id).unwrap());
 }
@@ -243,28 +243,36 @@ async fn stubs_that_find_no_room_go_oldest_first_and_leave_a_date() {
 }
 
 #[tokio::test]
-async fn a_store_from_before_there_was_collection_is_taken_over() {
+async fn stores_of_earlier_formats_are_taken_over() {
     let folder = folder();
     let (store, writer) = open(folder.path());
     writer.put(note("old"), Origin::Client).await.unwrap();
+    let refused = Settlement::Refused("why".into());
+    writer.put(note("refused"), Origin::Client).await.unwrap();
+    writer.settle(vec![(Seq(1), refused)]).await.unwrap();
     writer.stop().await;
     drop(store);
-    set_format(folder.path(), 1);
-    let (store, writer) = open(folder.path());
-    assert_eq!(outbox(&store), [(Seq(0), note("old").id)]);
-    assert_eq!(store.get(&note("old").id).unwrap(), Some(note("old").pack()));
-    writer.stop().await;
-    drop(store);
+    for format in [1, 2] {
+        set_format(folder.path(), format);
+        let (store, writer) = open(folder.path());
+        assert_eq!(outbox(&store), [(Seq(0), note("old").id)]);
+        assert_eq!(store.stats().unwrap().outbox_bytes, note("old").pack().len() as u64);
+        assert_eq!(store.aside(Seq(0), 9).unwrap()[0].reason, "why");
+        assert_eq!(store.get(&note("old").id).unwrap(), Some(note("old").pack()));
+        writer.stop().await;
+        drop(store);
+    }
     set_format(folder.path(), 99);
     let refusal = Store::open(folder.path(), options()).err().unwrap().to_string();
     assert!(refusal.contains("format 99"), "{refusal}");
 }
 
+/// What a version of this format would have left of two events, one of them refused.
 fn set_format(folder: &Path, format: u64) {
     use heed::{
         CommitOrAbort, EnvOpenOptions,
         byteorder::BigEndian,
-        types::{Str, U64},
+        types::{Str, U64, Unit},
     };
     // SAFETY: the store was closed.
     let env = unsafe { EnvOpenOptions::new().max_dbs(32).open(folder) }.unwrap();
@@ -272,6 +280,10 @@ fn set_format(folder: &Path, format: u64) {
     let written = env.create_databases_and_commit(txn, |opener, txn| {
         let numbers = opener.create_database::<Str, U64<BigEndian>>(txn, Some("numbers"))?;
         numbers.put(txn, "format", &format)?;
+        let outbox = opener.create_database::<U64<BigEndian>, Unit>(txn, Some("outbox"))?;
+        outbox.put(txn, &0, &())?;
+        let aside = opener.create_database::<U64<BigEndian>, Str>(txn, Some("aside"))?;
+        aside.put(txn, &1, "why")?;
         Ok::<_, heed::Error>(CommitOrAbort::<(), ()>::Commit(()))
     });
     written.unwrap();

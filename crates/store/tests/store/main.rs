@@ -6,7 +6,7 @@ mod crash;
 mod model;
 mod promises;
 
-use std::{ops::ControlFlow, path::Path, sync::Arc};
+use std::{collections::BTreeSet, ops::ControlFlow, path::Path, sync::Arc};
 
 use event::{Event, EventId, Filter, Packed, Timestamp, Verified, twin::Author};
 use index::{Found, Reader, Scan, Take};
@@ -70,8 +70,8 @@ fn all(store: &Store) -> Vec<(Seq, EventId)> {
 }
 
 fn outbox(store: &Store) -> Vec<(Seq, EventId)> {
-    let rows = store.outbox(usize::MAX, usize::MAX).unwrap();
-    rows.iter().map(|(seq, event)| (*seq, Packed::parse(event).unwrap().id())).collect()
+    let rows = store.outbox(&BTreeSet::new(), usize::MAX, usize::MAX).unwrap();
+    rows.iter().map(|row| (row.seq, Packed::parse(&row.event).unwrap().id())).collect()
 }
 
 /// Of the events that are held whole, their places.

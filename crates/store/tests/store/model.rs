@@ -49,7 +49,7 @@ struct Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let origin = || prop::sample::select(&[Origin::Client, Origin::Layer2][..]);
+    let origin = || prop::sample::select(&[Origin::Client, Origin::Layer2, Origin::Local][..]);
     let way = prop_oneof![
         origin().prop_map(Way::OneByOne),
         origin().prop_map(Way::AllAtOnce),
@@ -81,6 +81,7 @@ struct Model {
     naive: NaiveStore,
     pending: BTreeSet<EventId>,
     aside: BTreeSet<EventId>,
+    local: BTreeSet<EventId>,
     next: Seq,
     cursor: Option<u64>,
 }
@@ -95,8 +96,10 @@ impl Model {
         }
         match (origin, outcome) {
             (Origin::Client, Outcome::Saved(_)) => drop(self.pending.insert(event.id)),
+            (Origin::Local, Outcome::Saved(_)) => drop(self.local.insert(event.id)),
             (Origin::Layer2, Outcome::Saved(_) | Outcome::Duplicate(_)) => {
                 self.pending.remove(&event.id);
+                self.local.remove(&event.id);
                 self.aside.remove(&event.id);
             }
             _ => {}
@@ -113,6 +116,7 @@ impl Model {
         let live: BTreeSet<EventId> = self.naive.live().iter().map(|event| event.id).collect();
         self.pending.retain(|id| live.contains(id));
         self.aside.retain(|id| live.contains(id));
+        self.local.retain(|id| live.contains(id));
     }
 
     fn settle(&mut self, id: EventId, is_refused: bool) -> Settlement {
@@ -135,20 +139,21 @@ impl Model {
         assert!(rows.is_sorted_by(|one, other| one.0 < other.0));
         assert_eq!(ids(&rows), self.pending);
         assert!(rows.iter().all(|row| held.contains(row)));
-        let aside = store.aside(usize::MAX).unwrap();
+        let aside = store.aside(Seq(0), usize::MAX).unwrap();
         let aside: Vec<(Seq, EventId)> =
             aside.iter().map(|row| (row.seq, Packed::parse(&row.event).unwrap().id())).collect();
         assert_eq!(ids(&aside), self.aside);
         let stats = store.stats().unwrap();
         assert_eq!(stats.events, held.len() as u64);
         assert_eq!(stats.stubs, stubs(store).len() as u64);
-        for id in self.pending.iter().chain(&self.aside) {
+        for id in self.pending.iter().chain(&self.aside).chain(&self.local) {
             let bytes = store.get(id).unwrap().unwrap();
             assert!(!Packed::trusted(&bytes).unwrap().is_stub(), "nobody else has its body");
         }
         assert_eq!(stats.next_seq, self.next);
         assert_eq!(stats.outbox, self.pending.len() as u64);
         assert_eq!(stats.aside, self.aside.len() as u64);
+        assert_eq!(stats.local, self.local.len() as u64);
         assert_eq!(store.l2_cursor().unwrap(), self.cursor);
     }
 }
@@ -240,9 +245,14 @@ impl Both {
         collector.collect(end, Occasion::Routine).await.unwrap();
         let is_before = |seq: &&Seq| **seq < end;
         let (bodies, outbox) = (bodies(store), outbox(store));
-        let aside = store.aside(usize::MAX).unwrap();
+        let aside = store.aside(Seq(0), usize::MAX).unwrap();
+        let held = all(store);
+        let local =
+            |seq: &Seq| held.iter().any(|row| row.0 == *seq && self.model.local.contains(&row.1));
         let is_only_here = |seq: &Seq| {
-            outbox.iter().any(|row| row.0 == *seq) || aside.iter().any(|row| row.seq == *seq)
+            outbox.iter().any(|row| row.0 == *seq)
+                || aside.iter().any(|row| row.seq == *seq)
+                || local(seq)
         };
         assert!(bodies.iter().filter(is_before).all(is_only_here));
     }

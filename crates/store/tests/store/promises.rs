@@ -13,7 +13,8 @@ use std::{
 use event::{EventId, Filter, Timestamp, Verified, twin::Author};
 use store::{
     Layer2Change::{Cleared, Removed, Saved},
-    OpenError, Options, Origin, Outcome, Seq, Settlement, Store, WriteError, Writer,
+    Millis, OpenError, Options, Origin, Outcome, Rows, Seq, Settlement, Standing, Store,
+    WriteError, Writer,
 };
 
 use crate::{all, folder, note, open, options, outbox, query};
@@ -226,7 +227,7 @@ async fn a_row_goes_when_what_replaced_its_event_goes_up() {
     assert_eq!(outbox(&store), [(deletion, deletion_of(&note("a")).id)]);
     // L2's answer to the first comes late.
     writer.settle(vec![(gone, Settlement::Refused("quota".into()))]).await.unwrap();
-    assert_eq!(store.aside(9).unwrap(), []);
+    assert_eq!(store.aside(Seq(0), 9).unwrap(), []);
 }
 
 #[tokio::test]
@@ -251,12 +252,12 @@ async fn what_layer_2_refuses_is_kept_aside_and_can_be_retried() {
     let rows = vec![(a, Settlement::Refused("quota".into())), (b, Settlement::Delivered)];
     writer.settle(rows).await.unwrap();
     assert_eq!(outbox(&store), []);
-    let aside = store.aside(9).unwrap();
+    let aside = store.aside(Seq(0), 9).unwrap();
     assert_eq!(aside.len(), 1);
     assert_eq!((aside[0].seq, aside[0].reason.as_str()), (a, "quota"));
     assert_eq!(aside[0].event, note("a").pack());
     assert!(store.contains(&note("a").id).unwrap());
-    writer.retry_aside().await.unwrap();
+    assert_eq!(writer.retry(Rows::Aside).await.unwrap(), 1);
     assert_eq!(outbox(&store), [(a, note("a").id)]);
     assert_eq!(store.stats().unwrap().aside, 0);
 }
@@ -454,15 +455,87 @@ async fn outbox_batches_are_bounded_and_never_empty() {
         save(&writer, &note(content), Origin::Client).await;
     }
     let bytes = note("a").pack().len();
-    let seqs = |events_max, bytes_max| -> Vec<u64> {
-        let rows = store.outbox(events_max, bytes_max).unwrap();
-        rows.iter().map(|(seq, _)| seq.0).collect()
+    let but = |seqs: &[u64], events_max, bytes_max| -> Vec<u64> {
+        let but = seqs.iter().copied().map(Seq).collect();
+        let rows = store.outbox(&but, events_max, bytes_max).unwrap();
+        rows.iter().map(|row| row.seq.0).collect()
     };
+    let seqs = |events_max, bytes_max| but(&[], events_max, bytes_max);
     assert_eq!(seqs(9, usize::MAX), [0, 1, 2]);
     assert_eq!(seqs(2, usize::MAX), [0, 1]);
     assert_eq!(seqs(9, 2 * bytes), [0, 1]);
     assert_eq!(seqs(9, 2 * bytes - 1), [0]);
     assert_eq!(seqs(9, 1), [0]);
+    // What is under way is not sent twice, and takes no room in the next batch.
+    assert_eq!(but(&[0, 2], 9, 1), [1]);
+    let waiting = store.still_waiting(&[Seq(1), Seq(7)]).unwrap();
+    assert_eq!(waiting.iter().map(|row| row.seq.0).collect::<Vec<_>>(), [1]);
+}
+
+#[tokio::test]
+async fn what_waits_is_added_up_and_has_a_date() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    let waits = || {
+        let stats = store.stats().unwrap();
+        (stats.outbox, stats.outbox_bytes as usize, stats.outbox_since)
+    };
+    assert_eq!(waits(), (0, 0, None));
+    let before = Millis::now();
+    let a = save(&writer, &note("a"), Origin::Client).await;
+    save(&writer, &note("longer"), Origin::Client).await;
+    let (a_bytes, longer_bytes) = (note("a").pack().len(), note("longer").pack().len());
+    let (rows, bytes, since) = waits();
+    assert_eq!((rows, bytes), (2, a_bytes + longer_bytes));
+    assert!(since >= Some(before), "{since:?}");
+    writer.settle(vec![(a, Settlement::Refused("quota".into()))]).await.unwrap();
+    assert_eq!(waits().1, longer_bytes);
+    writer.delete(vec![note("longer").id]).await.unwrap();
+    assert_eq!(waits(), (0, 0, None));
+    writer.retry(Rows::Of(vec![note("longer").id, note("a").id])).await.unwrap();
+    assert_eq!(waits().1, a_bytes);
+}
+
+#[tokio::test]
+async fn what_is_local_never_waits_and_outlives_what_happens_to_layer_2() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    save(&writer, &note("mine"), Origin::Local).await;
+    let standing = |event: &Verified| store.standing(&event.id).unwrap();
+    assert_eq!((outbox(&store), standing(&note("mine"))), (vec![], Standing::Local));
+    writer.put(note("mine"), Origin::Client).await.unwrap();
+    assert_eq!(outbox(&store), [], "a second publication changes nothing");
+    writer.apply_layer2(vec![Removed(note("mine").id), Cleared], 1).await.unwrap();
+    assert_eq!(standing(&note("mine")), Standing::Local);
+    assert!(store.contains(&note("mine").id).unwrap());
+    // Somebody else brought it to L2 after all.
+    writer.apply_layer2(vec![Saved(note("mine"))], 2).await.unwrap();
+    assert_eq!(standing(&note("mine")), Standing::Shared);
+    writer.apply_layer2(vec![Removed(note("mine").id)], 3).await.unwrap();
+    assert_eq!(standing(&note("mine")), Standing::NotHeld);
+}
+
+#[tokio::test]
+async fn what_is_given_up_stays_here_and_goes_up_no_more() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    let standing = |event: &Verified| store.standing(&event.id).unwrap();
+    let [a, b, c] = ["a", "b", "c"].map(note);
+    let seq = save(&writer, &a, Origin::Client).await;
+    for event in [&b, &c] {
+        save(&writer, event, Origin::Client).await;
+    }
+    writer.settle(vec![(seq, Settlement::Refused("quota".into()))]).await.unwrap();
+    assert_eq!(standing(&a), Standing::Aside("quota".into()));
+    assert_eq!(writer.give_up(Rows::Aside).await.unwrap(), 1);
+    assert_eq!(writer.give_up(Rows::Of(vec![b.id, profile(1).id])).await.unwrap(), 1);
+    let all = [&a, &b, &c].map(standing);
+    assert_eq!(all, [Standing::Local, Standing::Local, Standing::Waiting]);
+    assert_eq!(writer.retry(Rows::Of(vec![a.id])).await.unwrap(), 0, "it is aside no more");
+    assert_eq!(store.stats().unwrap().local, 2);
+    // It was under way, and L2 took it.
+    writer.settle(vec![(seq, Settlement::Delivered)]).await.unwrap();
+    assert_eq!(standing(&a), Standing::Shared);
 }
 
 #[tokio::test]

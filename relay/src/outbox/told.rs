@@ -1,0 +1,126 @@
+//! Who wants to hear what L2 says of an event: with `ok_after = "layer2"`, every client that publishes.
+//!
+//! The outbox tells them when the answer is written down. An event may also leave the outbox without an
+//! answer (a newer version came, or the poll brought it back first): then L1 knows at the end of the
+//! client's patience.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use event::EventId;
+use store::{Standing, Store};
+use tokio::{sync::oneshot, time::timeout};
+
+use super::id_of;
+use crate::ingest::{Accepted, Rejection};
+
+/// What L2 said of an event, for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It holds it.
+    Shared,
+    /// It is not asked about this one.
+    Local,
+    Superseded,
+    Deleted,
+    Expired,
+    /// It does not take it, and says why.
+    Refused(String),
+}
+
+/// Those who wait, by event.
+#[derive(Default)]
+pub struct Waiters(Mutex<HashMap<EventId, Vec<oneshot::Sender<Said>>>>);
+
+impl Waiters {
+    /// Tells those who wait for this event, packed.
+    pub fn tell(&self, event: &[u8], said: &Said) {
+        let mut waiters = self.0.lock().expect("nobody panics holding it");
+        // By default nobody ever waits.
+        if waiters.is_empty() {
+            return;
+        }
+        for waiter in waiters.remove(&id_of(event)).unwrap_or_default() {
+            // Its client may have left.
+            let _ = waiter.send(said.clone());
+        }
+    }
+
+    fn wait(&self, id: EventId) -> Wait<'_> {
+        let (sender, said) = oneshot::channel();
+        let mut waiters = self.0.lock().expect("nobody panics holding it");
+        waiters.entry(id).or_default().push(sender);
+        Wait { waiters: self, id, said }
+    }
+}
+
+/// One who waits, until this is dropped.
+struct Wait<'w> {
+    waiters: &'w Waiters,
+    id: EventId,
+    said: oneshot::Receiver<Said>,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.said.close();
+        let mut waiters = self.waiters.0.lock().expect("nobody panics holding it");
+        if let Some(others) = waiters.get_mut(&self.id) {
+            others.retain(|waiter| !waiter.is_closed());
+            if others.is_empty() {
+                waiters.remove(&self.id);
+            }
+        }
+    }
+}
+
+/// What holds an OK back until L2 has the event.
+pub struct UntilLayer2 {
+    pub store: Store,
+    pub waiters: Arc<Waiters>,
+    /// How long a client waits.
+    pub patience: Duration,
+}
+
+impl UntilLayer2 {
+    /// What a client is told of an event that L1 has.
+    pub async fn answer(&self, id: EventId, taken: Accepted) -> Result<Accepted, Rejection> {
+        // In this order: an answer that comes now finds either us, or its trace in L1.
+        let mut wait = self.waiters.wait(id);
+        if let Some(answer) = self.known(&id, taken)? {
+            return answer;
+        }
+        match timeout(self.patience, &mut wait.said).await {
+            Ok(Ok(said)) => answer(said, taken),
+            _ => self.known(&id, taken)?.unwrap_or(Err(Rejection::Unconfirmed)),
+        }
+    }
+
+    /// What L1 knows by itself; `None`: L2 has not answered.
+    fn known(
+        &self,
+        id: &EventId,
+        taken: Accepted,
+    ) -> Result<Option<Result<Accepted, Rejection>>, Rejection> {
+        let standing = self.store.standing(id);
+        Ok(match standing.map_err(|_| Rejection::Error("the relay cannot read its store"))? {
+            Standing::Waiting => None,
+            Standing::Shared | Standing::Local => Some(Ok(taken)),
+            Standing::Aside(reason) => Some(Err(Rejection::NotShared(reason))),
+            Standing::NotHeld => Some(Err(Rejection::Gone)),
+        })
+    }
+}
+
+fn answer(said: Said, taken: Accepted) -> Result<Accepted, Rejection> {
+    match said {
+        Said::Shared | Said::Local => Ok(taken),
+        Said::Superseded => Ok(Accepted::Superseded),
+        Said::Deleted => Err(Rejection::Deleted),
+        Said::Expired => Err(Rejection::Expired),
+        Said::Refused(reason) => Err(Rejection::NotShared(reason)),
+    }
+}
