@@ -47,13 +47,14 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<PathBuf>,
 
-    /// The store to share, as ic://CANISTER; without one the relay keeps its events to itself. A local
-    /// network: 'ic://CANISTER?gateway=http://127.0.0.1:8000&fetch_root_key=true'
+    /// The store to share: ic://CANISTER, or lmdb:FOLDER for relays on one machine; without one the
+    /// relay keeps its events to itself. A canister of a local network:
+    /// 'ic://CANISTER?gateway=http://127.0.0.1:8000&fetch_root_key=true'
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     layer2: Option<String>,
 
-    /// Seconds between two looks at the canister for what other relays brought [default: 5]
+    /// Seconds between two looks at the shared store for what other relays brought [default: 5]
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     poll_interval: Option<f64>,

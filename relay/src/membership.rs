@@ -38,7 +38,7 @@ pub async fn watch_membership(
             Ok(role) => note(&membership, role, layer2.as_ref()),
             Err(error) => {
                 if *membership.borrow() == Membership::Unknown {
-                    warn!(%error, "the canister cannot be reached yet; going on without it");
+                    warn!(%error, "L2 cannot be reached yet; going on without it");
                 }
             }
         }
@@ -58,7 +58,9 @@ fn note(membership: &watch::Sender<Membership>, role: Option<Role>, layer2: &dyn
     };
     let has_changed = membership.send_if_modified(|before| std::mem::replace(before, now) != now);
     match now {
-        Membership::Granted if has_changed => info!(l2 = %layer2.name(), "granted by the canister"),
+        Membership::Granted if has_changed => {
+            info!(l2 = %layer2.name(), "L2 lets this relay write")
+        }
         Membership::NotGranted if has_changed => {
             let message = how_to_grant(layer2);
             warn!("{message}");

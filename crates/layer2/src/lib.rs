@@ -4,7 +4,10 @@
 //! the canister's: it is the store that all others are measured by, and what it says of an event, of
 //! its log, or of a filter, each of them says in the same words.
 
+mod arriving;
 mod canister;
+mod lmdb;
+mod paging;
 mod url;
 mod usage;
 
@@ -21,6 +24,7 @@ pub use interface::{
 
 pub use crate::{
     canister::Canister,
+    lmdb::Lmdb,
     url::{CanisterUrl, Layer2Url, UrlError},
     usage::UsageFigures,
 };
@@ -128,10 +132,28 @@ pub trait Layer2: Send + Sync + 'static {
     }
 }
 
-/// Opens the store at a URL. `identity` is who we are to a canister. No call is made yet: L2 may be down
-/// when a relay starts.
+/// Opens the store at a URL. `identity` is who we are to a canister. Nothing is asked over a network yet:
+/// L2 may be down when a relay starts.
 pub fn open(url: &Layer2Url, identity: impl Identity + 'static) -> anyhow::Result<Arc<dyn Layer2>> {
     match url {
         Layer2Url::Canister(url) => Ok(Arc::new(Canister::new(url, identity)?)),
+        Layer2Url::Lmdb(url) => Ok(Arc::new(Lmdb::open(&url.folder)?)),
+    }
+}
+
+/// The status of a store that is no canister.
+fn status(events: u64, length: u64, bytes: u64) -> Status {
+    Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        events,
+        length,
+        stable_bytes: bytes,
+        heap_bytes: 0,
+        cycles: 0u8.into(),
+        liquid_cycles: 0u8.into(),
+        read_only: None,
+        memories: Vec::new(),
+        last_saved_at: None,
+        last_save: None,
     }
 }

@@ -3,29 +3,41 @@
 //! ```text
 //! ic://<canister id>                                                     on the mainnet
 //! ic://<canister id>?gateway=http://127.0.0.1:8000&fetch_root_key=true   on a local network
+//! lmdb:<path>                                                            a folder of this machine
 //! ```
 //! All that belongs to a store stands in its URL, so that two of them can stand side by side in one
 //! command.
 
-use std::{fmt, str::FromStr};
+use std::{
+    ffi::OsString,
+    fmt,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::PathBuf,
+    str::FromStr,
+};
 
 use candid::Principal;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use url::Url;
 
 /// The API gateway of the Internet Computer's mainnet.
 const GATEWAY_DEFAULT: &str = "https://icp-api.io";
+/// What stands in a path as it is.
+const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.');
 
 /// Why a text is no L2.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     #[error("it is no URL: {0}")]
     Malformed(#[from] url::ParseError),
-    #[error("`{0}:` is no kind of L2: ic://CANISTER is")]
+    #[error("`{0}:` is no kind of L2: ic://CANISTER and lmdb:PATH are")]
     Scheme(String),
     #[error("{0:?} is no canister id")]
     Canister(String),
-    #[error("`{0}` is no option: gateway and fetch_root_key are")]
+    #[error("`{0}` is no option of an L2 of this kind")]
     Option(String),
+    #[error("lmdb:PATH names a folder of this machine, with nothing before or behind its path")]
+    Folder,
     #[error("`{name}` must be {wanted}, not {found:?}")]
     Value { name: &'static str, wanted: &'static str, found: String },
     #[error("`fetch_root_key` would trust whatever {0} says; the mainnet's key is built in")]
@@ -36,6 +48,13 @@ pub enum UrlError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Layer2Url {
     Canister(CanisterUrl),
+    Lmdb(LmdbUrl),
+}
+
+/// Which folder of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LmdbUrl {
+    pub folder: PathBuf,
 }
 
 /// Which canister, and how to reach it.
@@ -55,6 +74,7 @@ impl FromStr for Layer2Url {
         let url = Url::parse(text)?;
         match url.scheme() {
             "ic" => CanisterUrl::read(&url).map(Layer2Url::Canister),
+            "lmdb" => LmdbUrl::read(&url).map(Layer2Url::Lmdb),
             other => Err(UrlError::Scheme(other.to_owned())),
         }
     }
@@ -77,6 +97,20 @@ impl CanisterUrl {
             return Err(UrlError::RootKey(gateway));
         }
         Ok(CanisterUrl { canister, gateway, fetch_root_key })
+    }
+}
+
+impl LmdbUrl {
+    fn read(url: &Url) -> Result<LmdbUrl, UrlError> {
+        let is_elsewhere = url.host_str().is_some_and(|host| !host.is_empty());
+        if is_elsewhere || url.query().is_some() || url.fragment().is_some() {
+            return Err(UrlError::Folder);
+        }
+        let path: Vec<u8> = percent_decode_str(url.path()).collect();
+        if path.is_empty() {
+            return Err(UrlError::Folder);
+        }
+        Ok(LmdbUrl { folder: OsString::from_vec(path).into() })
     }
 }
 
@@ -110,6 +144,7 @@ impl fmt::Display for Layer2Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Layer2Url::Canister(url) => url.fmt(f),
+            Layer2Url::Lmdb(url) => url.fmt(f),
         }
     }
 }
@@ -118,6 +153,12 @@ impl fmt::Display for CanisterUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ic://{}?gateway={}", self.canister, self.gateway)?;
         if self.fetch_root_key { f.write_str("&fetch_root_key=true") } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for LmdbUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "lmdb:{}", percent_encode(self.folder.as_os_str().as_bytes(), IN_PATHS))
     }
 }
 
@@ -133,10 +174,24 @@ mod tests {
 
     #[test]
     fn a_canister_is_on_the_mainnet_unless_a_gateway_is_named() {
-        let Layer2Url::Canister(url) = "ic://aaaaa-aa".parse().unwrap();
+        let Ok(Layer2Url::Canister(url)) = "ic://aaaaa-aa".parse() else { panic!("it is one") };
         assert_eq!(url.canister, Principal::management_canister());
         assert_eq!(url.gateway.as_str(), "https://icp-api.io/");
         assert!(!url.fetch_root_key);
+    }
+
+    #[test]
+    fn a_folder_is_absolute_or_relative_and_may_have_any_name() {
+        for (text, folder) in [
+            ("lmdb:/var/lib/shared", "/var/lib/shared"),
+            ("lmdb:///var/lib/shared", "/var/lib/shared"),
+            ("lmdb:shared/events", "shared/events"),
+            ("lmdb:/a%20b%3Fc%25", "/a b?c%"),
+            ("lmdb:%C3%A9", "é"),
+        ] {
+            let url = LmdbUrl { folder: folder.into() };
+            assert_eq!(text.parse(), Ok(Layer2Url::Lmdb(url)), "{text}");
+        }
     }
 
     #[test]
@@ -145,6 +200,8 @@ mod tests {
             "ic://aaaaa-aa",
             "ic://aaaaa-aa?gateway=http://127.0.0.1:8000&fetch_root_key=true",
             "ic://aaaaa-aa?fetch_root_key=false",
+            "lmdb:/var/lib/shared",
+            "lmdb:a%20b%3Fc%25%23/%C3%A9",
         ] {
             let url: Layer2Url = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(url.to_string().parse(), Ok(url));
@@ -160,6 +217,9 @@ mod tests {
         check_refused("ic://aaaaa-aa?gateway=x", "an http or https URL");
         check_refused("ic://aaaaa-aa?gateway=http://x&fetch_root_key=1", "true or false");
         check_refused("ic://aaaaa-aa?fetch_root_key=true", "built in");
+        check_refused("lmdb:", "names a folder");
+        check_refused("lmdb://machine/shared", "names a folder");
+        check_refused("lmdb:/shared?size=1", "names a folder");
         check_refused("ic://aaaaa-aa?gateway=https://a.icp0.io&fetch_root_key=true", "built in");
     }
 }

@@ -4,13 +4,14 @@
 
 use event::{
     Address, Event, EventId, Packed, PackedError, PublicKey, Timestamp, Verified,
-    rules::{Effects, Held, Holdings, Vanish, Verdict, judge},
+    rules::{Effects, Held, Holdings, Removal, Vanish, Verdict, judge},
 };
-use heed::{Env, PutFlags, RwTxn, WithoutTls};
+use heed::{PutFlags, RwTxn};
 use index::{CREATED_AT_MAX, Found, Reader, Scan, Seq, Take, address_digest, keys_of, tombstone};
 
 use crate::{
     databases::{COMPLETE_SINCE, Databases, LAYER2_CURSOR, NEXT_SEQ, expiry_key, expiry_of},
+    environment::Environment,
     snapshot::View,
 };
 
@@ -92,6 +93,10 @@ impl From<Layer2Change> for NewChange {
     }
 }
 
+/// In whose name tombstones stand for what no author can delete. No author has this key: it is no
+/// point of the curve.
+pub(crate) const NOBODY: PublicKey = PublicKey([0; 32]);
+
 type Result<T> = std::result::Result<T, heed::Error>;
 
 /// A write transaction. Dropped without [`Change::commit`], it leaves no trace.
@@ -101,19 +106,23 @@ pub struct Change<'e> {
     pub(crate) now: Timestamp,
     /// By how much the outbox has grown.
     pub(crate) outbox_bytes: i64,
+    /// Whether what happens is written to the log, as in a store that is shared.
+    pub(crate) keeps_log: bool,
     first: Seq,
-    next: Seq,
+    pub(crate) next: Seq,
 }
 
 impl<'e> Change<'e> {
     pub fn begin(
-        env: &'e Env<WithoutTls>,
+        environment: &'e Environment,
         databases: &'e Databases<'static>,
         now: Timestamp,
+        keeps_log: bool,
     ) -> Result<Change<'e>> {
-        let txn = env.write_txn()?;
+        let txn = environment.write()?;
         let next = Seq(databases.numbers.get(&txn, NEXT_SEQ)?.unwrap_or(0));
-        let mut change = Change { databases, txn, now, outbox_bytes: 0, first: next, next };
+        let mut change =
+            Change { databases, txn, now, outbox_bytes: 0, keeps_log, first: next, next };
         // The rules expect that nothing is held that has expired.
         change.expire()?;
         Ok(change)
@@ -123,7 +132,7 @@ impl<'e> Change<'e> {
     pub fn commit(mut self) -> Result<Seq> {
         self.set_number(NEXT_SEQ, self.next.0)?;
         self.note_outbox_bytes()?;
-        if self.first < self.next {
+        if self.first < self.next && !self.keeps_log {
             self.note_arrival(self.first)?;
         }
         self.txn.commit()?;
@@ -192,13 +201,14 @@ impl<'e> Change<'e> {
 
     fn save(&mut self, new: &New, origin: Origin, effects: &Effects) -> Result<Seq> {
         // Whatever goes here may lose its outbox row with it: the new event has its own or is in L2.
-        for (id, _) in &effects.remove {
+        for (id, why) in &effects.remove {
             if let Some(seq) = self.seq_of(id)? {
-                self.remove(seq)?;
+                self.remove_for(seq, why.as_str())?;
             }
         }
         let seq = self.next;
         self.next = seq.next();
+        self.log_saved(seq)?;
         self.leave_tombstones(&new.event, effects)?;
         if let Some(vanish) = &effects.vanish {
             self.take_out(vanish)?;
@@ -249,7 +259,7 @@ impl<'e> Change<'e> {
         Ok(())
     }
 
-    fn clear_events(&mut self) -> Result<()> {
+    pub(crate) fn clear_events(&mut self) -> Result<()> {
         let Databases { events, kept, stubs, served, ids, addresses, .. } = self.databases;
         for tree in [events, kept, stubs] {
             tree.clear(&mut self.txn)?;
@@ -337,7 +347,9 @@ impl<'e> Change<'e> {
         loop {
             let first = self.databases.expiries.first(&self.txn)?;
             match first.map(|(key, ())| expiry_of(key)) {
-                Some((date, seq)) if date <= self.now => self.remove(seq)?,
+                Some((date, seq)) if date <= self.now => {
+                    self.remove_for(seq, Removal::Expired.as_str())?;
+                }
                 _ => return Ok(()),
             }
         }
@@ -348,7 +360,8 @@ impl<'e> Change<'e> {
         let mut taken = Taken { vanish, seqs: Vec::new() };
         let view = View { databases: self.databases, txn: &self.txn };
         Scan::new(&vanish.filters()).page(&view, &mut taken)?;
-        taken.seqs.into_iter().try_for_each(|seq| self.remove(seq))
+        let why = Removal::Vanished.as_str();
+        taken.seqs.into_iter().try_for_each(|seq| self.remove_for(seq, why))
     }
 
     pub(crate) fn seq_of(&self, id: &EventId) -> Result<Option<Seq>> {
@@ -356,7 +369,7 @@ impl<'e> Change<'e> {
     }
 
     /// What is at `seq`, with its own memory.
-    fn bytes_at(&self, seq: Seq) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn bytes_at(&self, seq: Seq) -> Result<Option<Vec<u8>>> {
         Ok(self.databases.bytes_at(&self.txn, seq)?.map(<[u8]>::to_vec))
     }
 
@@ -395,6 +408,10 @@ impl Holdings for Change<'_> {
 
     fn vanished_until(&self, who: &PublicKey) -> Result<Option<Timestamp>> {
         Ok(self.databases.vanished.get(&self.txn, &who.0)?.map(Timestamp))
+    }
+
+    fn is_barred(&self, id: &EventId) -> Result<bool> {
+        self.is_deleted(id, &NOBODY)
     }
 }
 

@@ -18,6 +18,7 @@
 //! local               seq                  →                  never to be sent to L2
 //! numbers             name                 → number 8         format, next seq, L2's cursor, …
 //! texts               name                 → text             the relay's own
+//! log                 seq                  → entry            what happened, where it is shared
 //! ```
 //! Numbers are 8 bytes, big-endian, so that byte order is their order.
 //!
@@ -36,7 +37,7 @@ use index::{Index, Seq};
 pub type Number = U64<BigEndian>;
 
 /// How many databases there are, for LMDB to make room.
-pub const DATABASES: u32 = 21;
+pub const DATABASES: u32 = 22;
 
 /// The layout above. A file with another number was written by another version.
 pub const FORMAT: u64 = 3;
@@ -44,11 +45,16 @@ pub const FORMAT: u64 = 3;
 pub const FORMAT_BEFORE_DATES: u64 = 2;
 /// The one before, without `kept`, `stubs`, `served` and `arrivals`: with these empty it is the next.
 pub const FORMAT_BEFORE_COLLECTION: u64 = 1;
+/// The layout of a store that is shared: all that is in it is in `log`, too. What lies in a relay's own
+/// is not, so that neither can be taken for the other.
+pub const FORMAT_SHARED: u64 = 1_002;
 
 // The names in `numbers`.
 pub const FORMAT_NAME: &str = "format";
 pub const NEXT_SEQ: &str = "next seq";
 pub const LAYER2_CURSOR: &str = "layer 2 cursor";
+/// In nanoseconds since 1970: two stores that lay in one folder, one after the other, differ in it.
+pub const MADE: &str = "made";
 pub const COMPLETE_SINCE: &str = "index complete since";
 pub const OUTBOX_BYTES: &str = "outbox bytes";
 
@@ -71,6 +77,7 @@ pub struct Databases<'e> {
     pub local: Database<'e, Number, Unit>,
     pub numbers: Database<'e, Str, Number>,
     pub texts: Database<'e, Str, Str>,
+    pub log: Database<'e, Number, Bytes>,
 }
 
 impl OnCommit for Databases<'_> {
@@ -95,6 +102,7 @@ impl OnCommit for Databases<'_> {
             local: self.local.on_commit(token),
             numbers: self.numbers.on_commit(token),
             texts: self.texts.on_commit(token),
+            log: self.log.on_commit(token),
         }
     }
 }
@@ -170,6 +178,7 @@ fn create_all<'e>(
         local: create(opener, txn, "local")?,
         numbers: create(opener, txn, "numbers")?,
         texts: create(opener, txn, "texts")?,
+        log: create(opener, txn, "log")?,
     })
 }
 

@@ -3,14 +3,16 @@
 //! LMDB sees no more of its file than it has mapped, and may map anew only while no transaction is
 //! open. So whoever reads holds the map in shared use for as long as its transaction lives, which is a
 //! page at most; the writer takes it alone when a commit finds it full, maps twice as much, and tries
-//! again. A reader waits for that for as long as other readers' pages last.
+//! again. A reader waits for that for as long as other readers' pages last. Where several processes
+//! share a file, one of them may make it larger than what another has mapped: that one hears of it
+//! when it begins a transaction, and then maps more as well.
 
 use std::{
     path::Path,
     sync::{RwLock, RwLockReadGuard},
 };
 
-use heed::{Env, EnvOpenOptions, RoTxn, WithoutTls};
+use heed::{Env, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
 use tracing::{error, info};
 
 use crate::databases::DATABASES;
@@ -66,9 +68,11 @@ impl Environment {
         }
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(map_bytes).max_dbs(DATABASES).max_readers(READERS_MAX);
-        // SAFETY: nobody else writes to the file: the folder is locked for this process, and heed
-        // refuses to open it twice in one process.
+        // SAFETY: nobody writes to the file but through LMDB, whose lock file lets several processes in:
+        // the folder is locked for those, and heed refuses to open it twice in one process.
         let env = unsafe { options.open(folder) }?;
+        // A process that was killed while it read would keep pages from being used again for ever.
+        env.clear_stale_readers()?;
         // A file that is larger already is mapped whole.
         let map = RwLock::new(env.info().map_size);
         Ok(Environment { env, map, bytes_max })
@@ -77,8 +81,29 @@ impl Environment {
     /// A view of the last commit. No thread may ask for a second one while it has the first: if the
     /// map waits to grow in between, the second would wait for ever.
     pub fn read(&self) -> Result<ReadTxn<'_>, heed::Error> {
-        let map = self.map.read().expect("nobody panics while the map grows");
-        Ok(ReadTxn { txn: self.env.read_txn()?, _map: map })
+        loop {
+            let map = self.map.read().expect("nobody panics while the map grows");
+            match self.env.read_txn() {
+                Ok(txn) => return Ok(ReadTxn { txn, _map: map }),
+                Err(heed::Error::Mdb(MdbError::MapResized)) => {
+                    let mapped = *map;
+                    drop(map);
+                    self.follow_growth(mapped)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// A transaction of the one writer here. It waits for those of other processes.
+    pub fn write(&self) -> Result<RwTxn<'_>, heed::Error> {
+        loop {
+            let mapped = *self.map.read().expect("nobody panics while the map grows");
+            match self.env.write_txn() {
+                Err(heed::Error::Mdb(MdbError::MapResized)) => self.follow_growth(mapped)?,
+                result => return result,
+            }
+        }
     }
 
     /// For the one writer's transactions, for size and counters. What it tells of the last commit is
@@ -87,10 +112,22 @@ impl Environment {
         &self.env
     }
 
-    /// Doubles the map, once nobody reads. The caller has no write transaction open, and nobody else
-    /// writes.
+    /// Doubles the map, once nobody reads. The caller, who is the writer, has no transaction open.
     pub fn grow(&self) -> Result<(), CannotGrow> {
+        self.enlarge(&mut self.map.write().expect("nobody panics while the map grows"))
+    }
+
+    /// Another process wrote beyond what was mapped here. That the writer here has a transaction open
+    /// meanwhile cannot be: it would have had to map more before.
+    fn follow_growth(&self, mapped: usize) -> Result<(), heed::Error> {
         let mut map = self.map.write().expect("nobody panics while the map grows");
+        if *map != mapped {
+            return Ok(());
+        }
+        self.enlarge(&mut map).map_err(|_| heed::Error::Mdb(MdbError::MapResized))
+    }
+
+    fn enlarge(&self, map: &mut usize) -> Result<(), CannotGrow> {
         let bytes = whole_steps(map.saturating_mul(2)).min(self.bytes_max);
         if bytes <= *map {
             return Err(CannotGrow::Limit);
@@ -100,7 +137,7 @@ impl Environment {
         if !has_address_space(bytes) {
             return Err(CannotGrow::AddressSpace);
         }
-        // SAFETY: no transaction is open: readers hold the lock, and the one writer is here.
+        // SAFETY: no transaction is open: readers hold the lock, and the one writer has none.
         if let Err(error) = unsafe { self.env.resize(bytes) } {
             // Without a map every read would be one from a null pointer.
             error!(%error, "the store's map is lost");

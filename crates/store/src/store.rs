@@ -10,14 +10,13 @@ use std::{
 };
 
 use event::{EventId, Filter, Packed, Timestamp};
-use heed::{Env, WithoutTls};
 use index::{Reader, Scan, Seq, Source};
 use tokio::sync::watch;
 
 use crate::{
     databases::{
         COMPLETE_SINCE, Databases, FORMAT, FORMAT_BEFORE_COLLECTION, FORMAT_BEFORE_DATES,
-        FORMAT_NAME, LAYER2_CURSOR, NEXT_SEQ, OUTBOX_BYTES,
+        FORMAT_NAME, FORMAT_SHARED, LAYER2_CURSOR, MADE, NEXT_SEQ, OUTBOX_BYTES,
     },
     environment::Environment,
     observer::Observer,
@@ -72,8 +71,11 @@ pub enum OpenError {
     #[error("the store in {} is in use", .0.display())]
     InUse(PathBuf),
     /// Another version of this program wrote it.
-    #[error("the store in {} has format {found}, this program knows format {FORMAT}", folder.display())]
-    Format { folder: PathBuf, found: u64 },
+    #[error(
+        "the store in {} has format {found}, this program knows format {format}{}",
+        folder.display(), of_the_other_kind(*found, *format)
+    )]
+    Format { folder: PathBuf, found: u64, format: u64 },
     #[error("the store in {} cannot be opened: {cause}", folder.display())]
     Failed { folder: PathBuf, cause: heed::Error },
 }
@@ -142,6 +144,8 @@ pub(crate) struct Inner {
     pub notes: Notes,
     pub room: Room,
     pub environment: Environment,
+    /// Whether other processes have it open, too, and follow its log.
+    pub is_shared: bool,
     /// Given back when the environment is closed, so it stands behind it.
     _lock: Lock,
 }
@@ -160,23 +164,43 @@ impl Drop for Lock {
 impl Store {
     /// Opens the store in `folder`, or creates it, for this process alone.
     pub fn open(folder: &Path, options: Options) -> Result<(Store, Writer), OpenError> {
-        let failed = |cause| OpenError::Failed { folder: folder.into(), cause };
-        let lock = lock(folder)?;
+        Store::open_as(folder, options, FORMAT, lock(folder)?)
+    }
+
+    pub(crate) fn open_as(
+        folder: &Path,
+        options: Options,
+        format: u64,
+        lock: Lock,
+    ) -> Result<(Store, Writer), OpenError> {
+        let failed = |cause| match cause {
+            heed::Error::EnvAlreadyOpened => OpenError::InUse(folder.into()),
+            cause => OpenError::Failed { folder: folder.into(), cause },
+        };
+        let is_shared = format == FORMAT_SHARED;
         let Options { map_bytes, bytes_max, clock, observer } = options;
         let environment = Environment::open(folder, map_bytes, bytes_max).map_err(failed)?;
         let databases = Databases::create(environment.env()).map_err(failed)?;
-        match check_format(environment.env(), &databases).map_err(failed)? {
-            FORMAT => {}
-            found => return Err(OpenError::Format { folder: folder.into(), found }),
+        match check_format(&environment, &databases, format).map_err(failed)? {
+            found if found == format => {}
+            found => return Err(OpenError::Format { folder: folder.into(), found, format }),
         }
         sync_names(folder).map_err(|cause| failed(cause.into()))?;
         let next = Snapshot::open(&environment, &databases, clock()).and_then(|now| now.next_seq());
         let next = watch::Sender::new(next.map_err(failed)?);
         let room = Room::new((bytes_max < usize::MAX).then_some(bytes_max as u64));
         let notes = Notes::default();
-        let inner =
-            Inner { clock, observer, next, databases, notes, room, environment, _lock: lock };
-        let inner = Arc::new(inner);
+        let inner = Arc::new(Inner {
+            clock,
+            observer,
+            next,
+            databases,
+            notes,
+            room,
+            environment,
+            is_shared,
+            _lock: lock,
+        });
         let writer = Writer::start(inner.clone()).map_err(|cause| failed(cause.into()))?;
         Ok((Store { inner }, writer))
     }
@@ -333,32 +357,63 @@ fn packed(bytes: &[u8]) -> Result<Packed<'_>, ReadError> {
     Packed::trusted(bytes).map_err(|error| ReadError::Failed(heed::Error::Decoding(error.into())))
 }
 
-/// Makes the folder and takes it. LMDB's own lock lets several processes in; two of ours would each
-/// believe to be the one writer, and followers would not hear of the other's commits.
+/// Makes the folder and takes it. LMDB's own lock lets several processes in; two relays on one L1 would
+/// each believe to be the one writer, and followers would not hear of the other's commits.
 pub(crate) fn lock(folder: &Path) -> Result<Lock, OpenError> {
+    take(folder, File::try_lock)
+}
+
+/// As [`lock`], together with all who take it the same way.
+pub(crate) fn lock_shared(folder: &Path) -> Result<Lock, OpenError> {
+    take(folder, File::try_lock_shared)
+}
+
+fn take(
+    folder: &Path,
+    lock: impl Fn(&File) -> Result<(), TryLockError>,
+) -> Result<Lock, OpenError> {
     let failed =
         |cause: io::Error| OpenError::Failed { folder: folder.into(), cause: cause.into() };
     fs::create_dir_all(folder).map_err(failed)?;
-    let lock = File::create(folder.join("in-use.lock")).map_err(failed)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(Lock(lock)),
+    let file = File::create(folder.join("in-use.lock")).map_err(failed)?;
+    match lock(&file) {
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(folder.into())),
         Err(TryLockError::Error(cause)) => Err(failed(cause)),
     }
 }
 
-/// The format of what is there. A new store gets ours, and its first seq; an older one becomes ours.
-fn check_format(env: &Env<WithoutTls>, databases: &Databases<'static>) -> Result<u64, heed::Error> {
-    let mut txn = env.write_txn()?;
-    match databases.numbers.get(&txn, FORMAT_NAME)? {
-        Some(FORMAT) => return Ok(FORMAT),
-        Some(FORMAT_BEFORE_COLLECTION | FORMAT_BEFORE_DATES) => add_dates(databases, &mut txn)?,
-        Some(found) => return Ok(found),
-        None => databases.numbers.put(&mut txn, NEXT_SEQ, &0)?,
+fn of_the_other_kind(found: u64, format: u64) -> &'static str {
+    match (found == FORMAT_SHARED, format == FORMAT_SHARED) {
+        (true, false) => ": it is a shared one, and no relay's own",
+        (false, true) => ": it is a relay's own, and no shared one",
+        _ => "",
     }
-    databases.numbers.put(&mut txn, FORMAT_NAME, &FORMAT)?;
+}
+
+/// The format of what is there. A new store gets `ours`, and its first seq; an older one of a relay's own
+/// becomes what it is now.
+fn check_format(
+    environment: &Environment,
+    databases: &Databases<'static>,
+    ours: u64,
+) -> Result<u64, heed::Error> {
+    let mut txn = environment.write()?;
+    match databases.numbers.get(&txn, FORMAT_NAME)? {
+        Some(found) if found == ours => return Ok(ours),
+        Some(FORMAT_BEFORE_COLLECTION | FORMAT_BEFORE_DATES) if ours == FORMAT => {
+            add_dates(databases, &mut txn)?;
+        }
+        Some(found) => return Ok(found),
+        None => {
+            databases.numbers.put(&mut txn, NEXT_SEQ, &0)?;
+            let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            databases.numbers.put(&mut txn, MADE, &(since_1970.as_nanos() as u64))?;
+        }
+    }
+    databases.numbers.put(&mut txn, FORMAT_NAME, &ours)?;
     txn.commit()?;
-    Ok(FORMAT)
+    Ok(ours)
 }
 
 /// A new file survives a power cut only once the folders that name it are synced.

@@ -26,6 +26,7 @@ use crate::{
     databases::NEXT_SEQ,
     environment::CannotGrow,
     outbox::{Rows, Settlement},
+    shared::ByHand,
     store::Inner,
     usage::Usage,
 };
@@ -129,6 +130,12 @@ enum Task {
     Delete {
         ids: Vec<EventId>,
     },
+    Remove {
+        ids: Vec<EventId>,
+        how: ByHand,
+        removed: Arc<Mutex<Vec<Option<Seq>>>>,
+    },
+    Empty,
     Text {
         name: &'static str,
         text: String,
@@ -274,6 +281,23 @@ impl Writer {
             self.call(Task::Delete { ids: ids.into() }).await?;
         }
         Ok(())
+    }
+
+    /// As [`Writer::delete`], and says so in the log: for each id where, if it was held.
+    pub(crate) async fn remove(
+        &self,
+        ids: Vec<EventId>,
+        how: ByHand,
+    ) -> Result<Vec<Option<Seq>>, WriteError> {
+        let removed = Arc::new(Mutex::new(Vec::new()));
+        self.call(Task::Remove { ids, how, removed: removed.clone() }).await?;
+        let mut removed = removed.lock().expect("nobody panics holding it");
+        Ok(mem::take(&mut *removed))
+    }
+
+    /// Takes everything out, tombstones too, and says so in the log.
+    pub(crate) async fn empty(&self) -> Result<(), WriteError> {
+        self.call(Task::Empty).await.map(drop)
     }
 
     /// Keeps a small text of the relay's under a name of 1 to 100 bytes. To turn to another L2, first
@@ -458,8 +482,12 @@ impl Loop {
 
     fn attempt(&mut self, jobs: &[Job]) -> Result<Vec<Vec<Outcome>>, Failure> {
         let started = Instant::now();
-        let Inner { environment, databases, clock, .. } = &*self.inner;
-        let mut change = Change::begin(environment.env(), databases, clock())?;
+        let Inner { environment, databases, clock, is_shared, .. } = &*self.inner;
+        if *is_shared {
+            // Another process may have been killed while it read, and would keep its pages for ever.
+            environment.env().clear_stale_readers()?;
+        }
+        let mut change = Change::begin(environment, databases, clock(), *is_shared)?;
         let takes_room = jobs.iter().any(|job| job.task.takes_room());
         if takes_room && self.is_reserve_all(&change)? {
             return Err(Failure::Reserve);
@@ -574,11 +602,11 @@ impl Task {
                 (changes.len(), changes.iter().map(bytes).sum())
             }
             Task::Settle { rows } => (rows.len(), 0),
-            Task::Delete { ids } => (ids.len(), 0),
+            Task::Delete { ids } | Task::Remove { ids, .. } => (ids.len(), 0),
             Task::Revive { events } => (events.len(), events.iter().map(New::bytes).sum()),
             Task::Collect { seqs, .. } | Task::Prune { seqs, .. } => (seqs.len(), 0),
             Task::NoteServed { seqs } => (seqs.len(), 0),
-            Task::Retry { .. } | Task::GiveUp { .. } => (1, 0),
+            Task::Retry { .. } | Task::GiveUp { .. } | Task::Empty => (1, 0),
             Task::ForgetArrivals | Task::Text { .. } => (1, 0),
         }
     }
@@ -648,6 +676,10 @@ impl Task {
             Task::Prune { seqs, done } => for_a_while(seqs, done, |seq| change.prune(seq))?,
             Task::ForgetArrivals => change.forget_arrivals()?,
             Task::Delete { ids } => change.delete(ids)?,
+            Task::Remove { ids, how, removed } => {
+                *removed.lock().expect("nobody panics holding it") = change.remove_all(ids, how)?;
+            }
+            Task::Empty => change.empty()?,
             Task::Text { name, text } => change.put_text(name, text)?,
         }
         Ok(Vec::new())

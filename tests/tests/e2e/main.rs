@@ -21,6 +21,7 @@ mod feed;
 mod figures;
 mod forgeries;
 mod golden;
+mod layer2;
 mod membership;
 mod outages;
 mod outbox;

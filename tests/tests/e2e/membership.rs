@@ -57,7 +57,7 @@ async fn a_relay_that_is_not_granted_refuses_events_if_so_configured() {
 /// The relay finds out by itself that it has been granted.
 async fn published_in_the_end(relay: &Relay, event: &Event) {
     let process = relay.run.process();
-    let is_granted = |line: &str| line.contains("granted by the canister");
+    let is_granted = |line: &str| line.contains("L2 lets this relay write");
     process.line(Source::Stderr, is_granted, PATIENCE).await.unwrap();
     relay.client().await.publish(event).await;
 }

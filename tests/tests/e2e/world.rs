@@ -205,6 +205,20 @@ fn unpack(bytes: &[u8]) -> Event {
     Packed::parse(bytes).expect("the canister answers with packed events").unpack()
 }
 
+fn without_canister(name: String, folder: &Path) -> RelayOptions {
+    RelayOptions {
+        name,
+        data: folder.into(),
+        port: 0,
+        canister: None,
+        gateway: String::new(),
+        poll_interval: None,
+        more: Vec::new(),
+        environment: Vec::new(),
+        echo: Echo::OnPanic,
+    }
+}
+
 /// A relay of the real binary.
 pub struct Relay {
     pub run: RelayProcess,
@@ -222,21 +236,21 @@ impl Relay {
 
     /// The same with further words on its command line.
     pub async fn alone_with(folder: &Path, more: &[&str]) -> Relay {
-        let options = RelayOptions {
-            name: "alone".into(),
-            data: folder.into(),
-            port: 0,
-            canister: None,
-            gateway: String::new(),
-            poll_interval: None,
-            more: more.iter().map(|word| (*word).to_owned()).collect(),
-            environment: Vec::new(),
-            echo: Echo::OnPanic,
-        };
+        let more = more.iter().map(|word| (*word).to_owned()).collect();
+        let options = RelayOptions { more, ..without_canister("alone".into(), folder) };
         let relay = Relay::start(options).await;
         // From here on it has its store.
         relay.client().await;
         relay
+    }
+
+    /// A relay with its data in `folder` that shares this store, which is no canister.
+    pub async fn sharing(folder: &Path, layer2: &str) -> Relay {
+        let name = folder.file_name().expect("its folder has a name").to_string_lossy();
+        let more = ["--layer2", layer2].map(str::to_owned).into();
+        let poll_interval = Some(POLL_INTERVAL);
+        let options = RelayOptions { more, poll_interval, ..without_canister(name.into(), folder) };
+        Relay::start(options).await
     }
 
     pub fn name(&self) -> &str {

@@ -5,6 +5,7 @@ mod collection;
 mod crash;
 mod model;
 mod promises;
+mod shared;
 
 use std::{collections::BTreeSet, ops::ControlFlow, path::Path, sync::Arc};
 
