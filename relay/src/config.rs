@@ -47,7 +47,8 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<PathBuf>,
 
-    /// The store to share: ic://CANISTER, or lmdb:FOLDER for relays on one machine; without one the
+    /// The store to share: ic://CANISTER, lmdb:FOLDER for relays on one machine, or
+    /// postgres://USER@HOST/DATABASE; without one the
     /// relay keeps its events to itself. A canister of a local network:
     /// 'ic://CANISTER?gateway=http://127.0.0.1:8000&fetch_root_key=true'
     #[arg(long, value_name = "URL")]
@@ -396,7 +397,7 @@ impl Settings {
     /// Which store to share, if any.
     pub fn layer2(&self) -> anyhow::Result<Option<Layer2Url>> {
         let Some(layer2) = &self.layer2 else { return Ok(None) };
-        let url = layer2.parse().with_context(|| format!("`layer2` is {layer2:?}"))?;
+        let url = layer2.parse().context("`layer2`")?;
         Ok(Some(url))
     }
 

@@ -4,14 +4,11 @@
 //! subnet signed them; one node can lie or lag, so a page of the log brings a proof, and is used only
 //! if that holds.
 
-use std::{
-    future::Future,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{future::Future, time::Duration};
 
 use async_trait::async_trait;
 use candid::{CandidType, Decode, Principal, utils::ArgumentEncoder};
-use event::{EventId, Filter, Timestamp};
+use event::{EventId, Filter};
 use feed::verify::Verifier;
 use ic_agent::{Agent, AgentError, Identity, agent::RejectCode};
 use interface::{
@@ -22,7 +19,7 @@ use serde_bytes::{ByteBuf, Bytes};
 use tokio::sync::OnceCell;
 
 use crate::{
-    CanisterUrl, Detail, Layer2, Layer2Error, UsageFigures,
+    CanisterUrl, Detail, Layer2, Layer2Error, UsageFigures, now,
     usage::{Called, Usage},
 };
 
@@ -257,11 +254,6 @@ fn readable<T>(answer: Answer<T, ReadError>) -> Result<T, Layer2Error> {
         Answer::Err(ReadError::Lagging(length)) => Err(Layer2Error::Behind(length)),
         Answer::Err(error) => Err(Layer2Error::Interface(error.to_string())),
     }
-}
-
-fn now() -> Timestamp {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-    Timestamp(since_1970.map_or(0, |elapsed| elapsed.as_secs()))
 }
 
 fn encode(arguments: impl ArgumentEncoder) -> Result<Vec<u8>, Layer2Error> {

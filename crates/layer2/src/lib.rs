@@ -8,14 +8,18 @@ mod arriving;
 mod canister;
 mod lmdb;
 mod paging;
+mod postgres;
 mod url;
 mod usage;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use async_trait::async_trait;
 use candid::Principal;
-use event::{EventId, Filter};
+use event::{EventId, Filter, Timestamp};
 pub use ic_agent::Identity;
 pub use interface::{
     Change, ChangesFrom, ChangesPage, Count, DeleteOutcome, Deletion, QueryPage, Role, SaveOutcome,
@@ -25,7 +29,8 @@ pub use interface::{
 pub use crate::{
     canister::Canister,
     lmdb::Lmdb,
-    url::{CanisterUrl, Layer2Url, UrlError},
+    postgres::Postgres,
+    url::{CanisterUrl, Layer2Url, LmdbUrl, PostgresUrl, UrlError},
     usage::UsageFigures,
 };
 
@@ -138,7 +143,13 @@ pub fn open(url: &Layer2Url, identity: impl Identity + 'static) -> anyhow::Resul
     match url {
         Layer2Url::Canister(url) => Ok(Arc::new(Canister::new(url, identity)?)),
         Layer2Url::Lmdb(url) => Ok(Arc::new(Lmdb::open(&url.folder)?)),
+        Layer2Url::Postgres(url) => Ok(Arc::new(Postgres::new(url))),
     }
+}
+
+fn now() -> Timestamp {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    Timestamp(since_1970.map_or(0, |elapsed| elapsed.as_secs()))
 }
 
 /// The status of a store that is no canister.

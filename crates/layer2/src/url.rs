@@ -4,6 +4,7 @@
 //! ic://<canister id>                                                     on the mainnet
 //! ic://<canister id>?gateway=http://127.0.0.1:8000&fetch_root_key=true   on a local network
 //! lmdb:<path>                                                            a folder of this machine
+//! postgres://<user>@<host>/<database>                                    a database, as libpq has it
 //! ```
 //! All that belongs to a store stands in its URL, so that two of them can stand side by side in one
 //! command.
@@ -18,6 +19,7 @@ use std::{
 
 use candid::Principal;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+use sqlx::{ConnectOptions, postgres::PgConnectOptions};
 use url::Url;
 
 /// The API gateway of the Internet Computer's mainnet.
@@ -30,7 +32,7 @@ const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b
 pub enum UrlError {
     #[error("it is no URL: {0}")]
     Malformed(#[from] url::ParseError),
-    #[error("`{0}:` is no kind of L2: ic://CANISTER and lmdb:PATH are")]
+    #[error("`{0}:` is no kind of L2: ic://CANISTER, lmdb:PATH and postgres://HOST/DATABASE are")]
     Scheme(String),
     #[error("{0:?} is no canister id")]
     Canister(String),
@@ -38,6 +40,8 @@ pub enum UrlError {
     Option(String),
     #[error("lmdb:PATH names a folder of this machine, with nothing before or behind its path")]
     Folder,
+    #[error("postgres://USER@HOST/DATABASE names a database: {0}")]
+    Database(String),
     #[error("`{name}` must be {wanted}, not {found:?}")]
     Value { name: &'static str, wanted: &'static str, found: String },
     #[error("`fetch_root_key` would trust whatever {0} says; the mainnet's key is built in")]
@@ -45,10 +49,18 @@ pub enum UrlError {
 }
 
 /// Where L2 is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Layer2Url {
     Canister(CanisterUrl),
     Lmdb(LmdbUrl),
+    Postgres(PostgresUrl),
+}
+
+/// Which database, and how to get into it. It is shown without its password, and without all else that
+/// does not say which one it is.
+#[derive(Clone)]
+pub struct PostgresUrl {
+    pub(crate) options: Box<PgConnectOptions>,
 }
 
 /// Which folder of this machine.
@@ -75,6 +87,7 @@ impl FromStr for Layer2Url {
         match url.scheme() {
             "ic" => CanisterUrl::read(&url).map(Layer2Url::Canister),
             "lmdb" => LmdbUrl::read(&url).map(Layer2Url::Lmdb),
+            "postgres" | "postgresql" => PostgresUrl::read(&url).map(Layer2Url::Postgres),
             other => Err(UrlError::Scheme(other.to_owned())),
         }
     }
@@ -114,6 +127,39 @@ impl LmdbUrl {
     }
 }
 
+/// What a database's URL may say beside where it is.
+const POSTGRES_OPTIONS: [&str; 10] = [
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "host",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "options",
+];
+
+impl PostgresUrl {
+    fn read(url: &Url) -> Result<PostgresUrl, UrlError> {
+        // A misspelt one would be passed over, and one for TLS must not be.
+        if let Some((name, _)) =
+            url.query_pairs().find(|(name, _)| !POSTGRES_OPTIONS.contains(&&**name))
+        {
+            return Err(UrlError::Option(name.into_owned()));
+        }
+        // The cause may quote what is wrong, but no password: it can be anything.
+        let options = PgConnectOptions::from_url(url)
+            .map_err(|error| UrlError::Database(error.to_string()))?;
+        if options.get_database().is_none_or(str::is_empty) {
+            return Err(UrlError::Database("which one?".into()));
+        }
+        let options = options.application_name("aquifer");
+        Ok(PostgresUrl { options: Box::new(options) })
+    }
+}
+
 fn read_gateway(value: &str) -> Result<Url, UrlError> {
     let wrong = || UrlError::Value {
         name: "gateway",
@@ -139,12 +185,13 @@ fn is_mainnet(gateway: &Url) -> bool {
     })
 }
 
-/// As in logs: it reads back as the same store.
+/// As in logs: it reads back as the same store, but for what has to stay secret.
 impl fmt::Display for Layer2Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Layer2Url::Canister(url) => url.fmt(f),
             Layer2Url::Lmdb(url) => url.fmt(f),
+            Layer2Url::Postgres(url) => url.fmt(f),
         }
     }
 }
@@ -159,6 +206,29 @@ impl fmt::Display for CanisterUrl {
 impl fmt::Display for LmdbUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "lmdb:{}", percent_encode(self.folder.as_os_str().as_bytes(), IN_PATHS))
+    }
+}
+
+impl fmt::Display for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let database = self.options.get_database().unwrap_or_default();
+        let database = percent_encode(database.as_bytes(), IN_PATHS);
+        match self.options.get_socket() {
+            Some(folder) => {
+                let folder = percent_encode(folder.as_os_str().as_bytes(), NON_ALPHANUMERIC);
+                write!(f, "postgres://{folder}:{}/{database}", self.options.get_port())
+            }
+            None => {
+                let (host, port) = (self.options.get_host(), self.options.get_port());
+                write!(f, "postgres://{host}:{port}/{database}")
+            }
+        }
+    }
+}
+
+impl fmt::Debug for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -189,8 +259,8 @@ mod tests {
             ("lmdb:/a%20b%3Fc%25", "/a b?c%"),
             ("lmdb:%C3%A9", "é"),
         ] {
-            let url = LmdbUrl { folder: folder.into() };
-            assert_eq!(text.parse(), Ok(Layer2Url::Lmdb(url)), "{text}");
+            let Ok(Layer2Url::Lmdb(url)) = text.parse() else { panic!("{text} is one") };
+            assert_eq!(url.folder, std::path::Path::new(folder), "{text}");
         }
     }
 
@@ -204,7 +274,22 @@ mod tests {
             "lmdb:a%20b%3Fc%25%23/%C3%A9",
         ] {
             let url: Layer2Url = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
-            assert_eq!(url.to_string().parse(), Ok(url));
+            let again: Layer2Url = url.to_string().parse().unwrap();
+            assert_eq!(format!("{again:?}"), format!("{url:?}"));
+        }
+    }
+
+    #[test]
+    fn a_database_is_shown_by_its_place_alone() {
+        for text in [
+            "postgres://ann:secret@db.example/events?sslmode=require",
+            "postgresql://db.example:5432/events?user=ann&password=secret",
+        ] {
+            let url: Layer2Url = text.parse().unwrap();
+            for shown in [url.to_string(), format!("{url:?}")] {
+                assert!(shown.contains("postgres://db.example:5432/events"), "{shown}");
+                assert!(!shown.contains("secret"), "{shown}");
+            }
         }
     }
 
@@ -217,6 +302,9 @@ mod tests {
         check_refused("ic://aaaaa-aa?gateway=x", "an http or https URL");
         check_refused("ic://aaaaa-aa?gateway=http://x&fetch_root_key=1", "true or false");
         check_refused("ic://aaaaa-aa?fetch_root_key=true", "built in");
+        check_refused("postgres://ann@db.example/", "which one?");
+        check_refused("postgres://ann@db.example/x?sslmod=require", "`sslmod` is no option");
+        check_refused("postgres://ann@db.example/x?sslmode=perhaps", "names a database");
         check_refused("lmdb:", "names a folder");
         check_refused("lmdb://machine/shared", "names a folder");
         check_refused("lmdb:/shared?size=1", "names a folder");

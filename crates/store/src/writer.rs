@@ -523,7 +523,7 @@ impl Loop {
     /// more than there are, that one would never come: so here is a commit that wants next to none.
     fn turn_pages(&self) -> Result<(), heed::Error> {
         let Inner { environment, databases, .. } = &*self.inner;
-        let mut txn = environment.env().write_txn()?;
+        let mut txn = environment.write()?;
         let next = databases.numbers.get(&txn, NEXT_SEQ)?.unwrap_or(0);
         databases.numbers.put(&mut txn, NEXT_SEQ, &next)?;
         txn.commit()

@@ -26,7 +26,8 @@ const FAILURES_MAX: u32 = 8;
 
 /// Back up, fill, move, check and watch a shared store itself
 ///
-/// A store is named by its URL, as ic://CANISTER or lmdb:FOLDER; a canister of a local network is
+/// A store is named by its URL, as ic://CANISTER, lmdb:FOLDER or postgres://USER@HOST/DATABASE; a
+/// canister of a local network is
 /// 'ic://CANISTER?gateway=http://127.0.0.1:8000&fetch_root_key=true'
 #[derive(Args)]
 pub struct L2 {

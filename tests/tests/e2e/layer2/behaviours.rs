@@ -276,6 +276,33 @@ pub async fn what_matches_is_counted(store: Store) {
     assert_eq!(count(&[]).await, 0);
 }
 
+pub async fn who_follows_while_many_write_misses_nothing(store: Store) {
+    const WRITERS: u8 = 8;
+    const EACH: u64 = 5;
+    let writing = (0..WRITERS).map(|author| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for event in notes(author, EACH) {
+                save_all(&store, &[event]).await;
+            }
+        })
+    });
+    let writing: Vec<_> = writing.collect();
+    let (mut followed, mut next) = (BTreeMap::new(), 0);
+    let following = async {
+        while followed.len() < usize::from(WRITERS) * EACH as usize {
+            let page = store.changes(ChangesFrom::Seq(next), Detail::Events).await.unwrap();
+            follow(&mut followed, &page.changes);
+            next = page.next;
+        }
+    };
+    tokio::time::timeout(PATIENCE, following).await.expect("it has passed one by");
+    for task in writing {
+        task.await.unwrap();
+    }
+    assert_eq!(next, u64::from(WRITERS) * EACH);
+}
+
 /// A life with everything that the log can tell.
 async fn live(store: &Store) {
     let author = Author::new(1);

@@ -1,10 +1,12 @@
-//! One table of what every L2 does, run on each of them: the canister on its Internet Computer, and a
-//! folder of this machine.
+//! One table of what every L2 does, run on each of them: the canister on its Internet Computer, a
+//! folder of this machine, and a Postgres database.
 //!
 //! Each behaviour is a story told in the words of the trait, and gets a store of its own, empty, of
 //! which it is the owner. It must not ask which one it is.
 
 mod behaviours;
+mod database;
+mod failures;
 mod sharing;
 
 use std::{any::Any, sync::Arc};
@@ -23,17 +25,23 @@ struct Owned {
     _lives: Box<dyn Any>,
 }
 
-async fn canister() -> Owned {
+async fn canister() -> Option<Owned> {
     let world = World::new().await;
     world.ic.grant(owner().sender().unwrap(), Role::Owner, "the table").await.unwrap();
     let layer2 = open(&canister_url(world.ic.canister(), &world.ic.gateway()));
-    Owned { layer2, _lives: Box::new(world) }
+    Some(Owned { layer2, _lives: Box::new(world) })
 }
 
-async fn lmdb() -> Owned {
+async fn lmdb() -> Option<Owned> {
     let folder = tempfile::tempdir().unwrap();
     let layer2 = open(&format!("lmdb:{}", folder.path().display()));
-    Owned { layer2, _lives: Box::new(folder) }
+    Some(Owned { layer2, _lives: Box::new(folder) })
+}
+
+/// None where PostgreSQL is not installed.
+async fn postgres() -> Option<Owned> {
+    let layer2 = open(&database::create().await?);
+    Some(Owned { layer2, _lives: Box::new(()) })
 }
 
 fn owner() -> BasicIdentity {
@@ -51,14 +59,14 @@ macro_rules! table {
         mod $place {
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $behaviour() {
-                let place = super::$place().await;
+                let Some(place) = super::$place().await else { return };
                 super::behaviours::$behaviour(place.layer2.clone()).await;
             })*
         }
     };
 }
 
-table! { canister, lmdb: (
+table! { canister, lmdb, postgres: (
     what_was_saved_is_there_under_its_id_and_no_other,
     each_event_of_a_batch_has_its_outcome,
     what_is_sent_again_changes_nothing,
@@ -66,6 +74,7 @@ table! { canister, lmdb: (
     a_limit_holds_over_all_pages,
     what_matches_is_counted,
     whoever_follows_the_log_from_anywhere_holds_the_same,
+    who_follows_while_many_write_misses_nothing,
     the_log_is_read_from_a_time,
     the_log_names_ids_only_when_asked,
     who_is_further_than_the_log_is_told_so,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::database;
 use crate::{
     events::{Events, by_id, left_of, notes, real_events_and_a_life},
     world::{Relay, aquifer, eventually_has, eventually_same},
@@ -79,6 +80,36 @@ async fn relays_share_a_folder() {
 async fn relays_that_are_killed_leave_the_shared_folder_to_the_others() {
     let folder = tempfile::tempdir().unwrap();
     check_kills(folder.path(), &lmdb(folder.path())).await;
+}
+
+#[tokio::test]
+async fn relays_share_a_database() {
+    let Some(url) = database::create().await else { return };
+    check_shared(tempfile::tempdir().unwrap().path(), &url).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn relays_that_are_killed_leave_the_shared_database_to_the_others() {
+    let Some(url) = database::create().await else { return };
+    check_kills(tempfile::tempdir().unwrap().path(), &url).await;
+}
+
+#[tokio::test]
+async fn what_a_relay_took_while_the_database_was_away_is_there_once_it_is_back() {
+    let port = database::free_port();
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("postgres://aquifer@127.0.0.1:{port}/postgres");
+    let relay = Relay::sharing(&folder.path().join("early"), &url).await;
+    let events = notes(1, 20, 600);
+    relay.client().await.publish_all(&events).await;
+    relay.misses_the_canister().await;
+    let Some(server) = database::start_on(port).await else { return };
+    let late = Relay::sharing(&folder.path().join("late"), &url).await;
+    eventually_same("the late relay", &left_of(&events), async || late.export().await).await;
+    for relay in [relay, late] {
+        relay.stop().await;
+    }
+    server.stop().await;
 }
 
 #[tokio::test]
