@@ -9,16 +9,18 @@
 //! ever. What a cut prefix lets through by accident, the [`Matcher`] settles on the event itself;
 //! events whose order is equal as far as the key goes are put in order by their whole id.
 
+mod cursor;
 mod keys;
 mod matcher;
 mod merge;
 mod plan;
 mod scan;
 
+pub use cursor::Cursor;
 pub use keys::{
     CREATED_AT_MAX, Index, KEY_BYTES_MAX, Key, Order, Seq, address_digest, date_of, keys_of,
     reversed_date, seq_of, tombstone,
 };
 pub use matcher::Matcher;
 use plan::Plan;
-pub use scan::{Cursor, Found, Position, Reader, Scan, Source, Take, WORK_BYTES};
+pub use scan::{Found, Position, Reader, Scan, Source, Take, WORK_BYTES};

@@ -8,7 +8,7 @@ use std::{borrow::Cow, cmp::Reverse};
 use event::{EventId, Filter, Packed, Timestamp};
 
 use crate::{
-    Index, Key, Matcher, Order, Plan, Seq,
+    Cursor, Index, Key, Matcher, Order, Plan, Seq,
     keys::{TIE_BYTES, reversed_date},
     merge::Merge,
     plan::{Choice, Way, choose},
@@ -109,15 +109,6 @@ impl Position {
     }
 }
 
-/// All that a scan remembers between pages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cursor {
-    /// The last event looked at; the scan goes on behind it.
-    pub after: Option<Position>,
-    /// How many events each filter may still give, in the order of the filters.
-    pub remaining: Vec<u64>,
-}
-
 /// The answer to some filters, in pages.
 pub struct Scan {
     filters: Vec<Prepared>,
@@ -195,8 +186,7 @@ impl Prepared {
 impl Scan {
     /// A scan of all events that match one of the filters; each filter gives at most its `limit`.
     pub fn new(filters: &[Filter]) -> Scan {
-        let remaining = filters.iter().map(|filter| filter.limit.unwrap_or(u64::MAX)).collect();
-        Scan::resume(filters, &Cursor { after: None, remaining })
+        Scan::resume(filters, &Cursor::start(filters))
     }
 
     /// The scan of the same filters that had come as far as `cursor`. Filters for which the cursor

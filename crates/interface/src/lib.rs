@@ -206,6 +206,17 @@ pub enum What {
     Cleared,
 }
 
+impl What {
+    /// Bytes of what it carries, for who has room for so many.
+    pub fn bytes(&self) -> usize {
+        match self {
+            What::Saved(bytes) | What::Gone(bytes) => bytes.len(),
+            What::Removed { id, why } => id.len() + why.len(),
+            What::Cleared => 0,
+        }
+    }
+}
+
 #[derive(CandidType, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     #[serde(rename = "owner")]

@@ -17,7 +17,7 @@ use crate::{
     Change, ChangesFrom, ChangesPage, Count, DeleteOutcome, Deletion, Detail, Layer2, Layer2Error,
     QueryPage, Role, SaveOutcome, Status, What,
     arriving::{check_all, in_order, part, reason},
-    paging::{self, Room, bytes_of, check_values, cursor_of},
+    paging::{self, Room, check_values, cursor_of},
 };
 
 /// A store in a folder of this machine.
@@ -78,7 +78,7 @@ impl Layer2 for Lmdb {
             let mut page = Page { events: Vec::new(), room: Room::new() };
             let Seq(length) = shared.length().map_err(unread)?;
             let is_done = shared.store().page(&mut scan, &mut page).map_err(unread)?;
-            let cursor = (!is_done).then(|| ByteBuf::from(bytes_of(&scan.cursor())));
+            let cursor = (!is_done).then(|| ByteBuf::from(scan.cursor().to_bytes()));
             Ok(QueryPage { events: page.events, cursor, length })
         })
         .await
@@ -170,7 +170,7 @@ fn changes(shared: &Shared, from: Seq, detail: Detail) -> Result<ChangesPage, La
     let mut changes = Vec::new();
     let read = shared.changes(from, |Seq(seq), arrived, entry| {
         let what = what(entry, detail);
-        if !room.take(paging::bytes_of_change(&what)) {
+        if !room.take(what.bytes()) {
             return ControlFlow::Break(());
         }
         changes.push(Change { seq, arrived: arrived.0, what });

@@ -1,11 +1,8 @@
 //! How questions are cut into pages, for those of our stores that run on machines.
-//!
-//! A cursor's bytes: `version 1 | after? 1 | created_at 8 | id 32 | remaining 8 for each filter`,
-//! big-endian; date and id stand there only if `after` is 1.
 
-use event::{EventId, Filter, Packed, Timestamp};
-use index::{Cursor, Position};
-use interface::{ByteBuf, REPLY_BYTES_MAX, What};
+use event::{Filter, Packed};
+use index::Cursor;
+use interface::{ByteBuf, REPLY_BYTES_MAX};
 use reconcile::{Item, Sorted, answer};
 
 use crate::Layer2Error;
@@ -14,7 +11,6 @@ use crate::Layer2Error;
 const VALUES_MAX: usize = 10_000;
 /// What an item of a page counts beside its bytes.
 const ITEM_BYTES: usize = 40;
-const CURSOR_VERSION: u8 = 1;
 
 /// The bytes left in a page.
 pub struct Room {
@@ -57,41 +53,11 @@ pub fn check_confirmation(confirmation: &str, name: &str) -> Result<(), Layer2Er
     Err(Layer2Error::Refused(reason))
 }
 
-pub fn bytes_of(cursor: &Cursor) -> Vec<u8> {
-    let mut bytes = vec![CURSOR_VERSION, cursor.after.is_some().into()];
-    if let Some(Position { created_at, id }) = &cursor.after {
-        bytes.extend_from_slice(&created_at.0.to_be_bytes());
-        bytes.extend_from_slice(&id.0);
-    }
-    bytes.extend(cursor.remaining.iter().flat_map(|remaining| remaining.to_be_bytes()));
-    bytes
-}
-
 /// The cursor that these bytes are; without them, the one at the start.
 pub fn cursor_of(bytes: Option<&[u8]>, filters: &[Filter]) -> Result<Cursor, Layer2Error> {
-    let Some(bytes) = bytes else {
-        let remaining = filters.iter().map(|filter| filter.limit.unwrap_or(u64::MAX)).collect();
-        return Ok(Cursor { after: None, remaining });
-    };
-    let cursor = read_cursor(bytes).filter(|cursor| cursor.remaining.len() == filters.len());
+    let Some(bytes) = bytes else { return Ok(Cursor::start(filters)) };
     let wrong = || Layer2Error::Interface("the cursor is not one of these filters'".into());
-    cursor.ok_or_else(wrong)
-}
-
-fn read_cursor(bytes: &[u8]) -> Option<Cursor> {
-    let (head, rest) = bytes.split_first_chunk()?;
-    let (after, rest) = match head {
-        [CURSOR_VERSION, 0] => (None, rest),
-        [CURSOR_VERSION, 1] => {
-            let (created_at, rest) = rest.split_first_chunk()?;
-            let (id, rest) = rest.split_first_chunk()?;
-            let created_at = Timestamp(u64::from_be_bytes(*created_at));
-            (Some(Position { created_at, id: EventId(*id) }), rest)
-        }
-        _ => return None,
-    };
-    let (numbers, []) = rest.as_chunks() else { return None };
-    Some(Cursor { after, remaining: numbers.iter().copied().map(u64::from_be_bytes).collect() })
+    Cursor::from_bytes(bytes, filters.len()).ok_or_else(wrong)
 }
 
 /// Answers a message of negentropy out of these.
@@ -104,15 +70,6 @@ pub fn reconcile(items: Vec<Item>, message: &[u8]) -> Result<Vec<u8>, Layer2Erro
             reconcile::Refusal::Set(never) => match never {},
         },
     )
-}
-
-/// What a change takes of a page, beside what every item does.
-pub fn bytes_of_change(what: &What) -> usize {
-    match what {
-        What::Saved(bytes) | What::Gone(bytes) => bytes.len(),
-        What::Removed { id, why } => id.len() + why.len(),
-        What::Cleared => 0,
-    }
 }
 
 /// The id of a packed event that is held.

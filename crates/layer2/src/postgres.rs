@@ -29,7 +29,7 @@ use crate::{
     PostgresUrl, QueryPage, Role, SaveOutcome, Status,
     arriving::{check_all, in_order, part, reason},
     now,
-    paging::{self, bytes_of, check_values, cursor_of},
+    paging::{self, check_values, cursor_of},
 };
 use write::{Writing, fixed};
 
@@ -155,7 +155,7 @@ impl Layer2 for Postgres {
             let mut txn = self.reading().await?;
             let page = read::page(&mut txn, filters, cursor, now()).await?;
             let length = read::length(&mut txn).await?;
-            let cursor = page.cursor.map(|cursor| ByteBuf::from(bytes_of(&cursor)));
+            let cursor = page.cursor.map(|cursor| ByteBuf::from(cursor.to_bytes()));
             Ok(QueryPage { events: page.events, cursor, length })
         })
         .await

@@ -41,7 +41,7 @@ fn page(events: &Events, first: u64, request: &ChangesRequest) -> Vec<Change> {
         let seq = first + changes.len() as u64;
         let Some(entry) = log.entry(Seq(seq)) else { break };
         let what = what(log, &visible, seq, &entry, request);
-        if !room.take(CHANGE_BYTES + bytes_of(&what)) {
+        if !room.take(CHANGE_BYTES + what.bytes()) {
             break;
         }
         changes.push(Change { seq, arrived: entry.arrived, what });
@@ -70,12 +70,4 @@ fn what(
 fn removed(data: &[u8]) -> What {
     let (id, why) = data.split_at(32);
     What::Removed { id: ByteBuf::from(id), why: String::from_utf8_lossy(why).into_owned() }
-}
-
-fn bytes_of(what: &What) -> usize {
-    match what {
-        What::Saved(bytes) | What::Gone(bytes) => bytes.len(),
-        What::Removed { id, why } => id.len() + why.len(),
-        What::Cleared => 0,
-    }
 }

@@ -1,10 +1,7 @@
 //! `query_events`, `get_events` and `count`: filters and ids in, events out.
-//!
-//! A cursor's bytes: `version 1 | after? 1 | created_at 8 | id 32 | remaining 8 for each filter`,
-//! big-endian; date and id stand there only if `after` is 1.
 
-use event::{EventId, Filter, Timestamp};
-use index::{Cursor, Found, Position, Reader, Scan, Seq, Take};
+use event::{EventId, Filter};
+use index::{Cursor, Found, Reader, Scan, Seq, Take};
 use interface::{
     ByteBuf, Count, Encoding, EventBytes, IdBytes, QueryPage, QueryRequest, ReadError, id_of,
 };
@@ -21,7 +18,6 @@ use crate::{
 const VALUES_MAX: usize = 10_000;
 /// What an item of a reply takes beside its bytes.
 const ITEM_BYTES: usize = 8;
-const CURSOR_VERSION: u8 = 1;
 
 pub fn query_events(state: &State, request: QueryRequest) -> Result<QueryPage, ReadError> {
     check_reader(state)?;
@@ -45,7 +41,7 @@ pub fn query_events(state: &State, request: QueryRequest) -> Result<QueryPage, R
     if !is_done && cursor == start {
         return Err(ReadError::Other("too much to look through: ask for less at once".into()));
     }
-    let cursor = (!is_done).then(|| ByteBuf::from(bytes_of(&cursor)));
+    let cursor = (!is_done).then(|| ByteBuf::from(cursor.to_bytes()));
     Ok(QueryPage { events: page.events, cursor, length })
 }
 
@@ -114,33 +110,7 @@ impl Reader for Page {
     }
 }
 
-fn bytes_of(cursor: &Cursor) -> Vec<u8> {
-    let mut bytes = vec![CURSOR_VERSION, cursor.after.is_some().into()];
-    if let Some(Position { created_at, id }) = &cursor.after {
-        bytes.extend_from_slice(&created_at.0.to_be_bytes());
-        bytes.extend_from_slice(&id.0);
-    }
-    bytes.extend(cursor.remaining.iter().flat_map(|remaining| remaining.to_be_bytes()));
-    bytes
-}
-
 fn cursor_of(bytes: &[u8], filters: usize) -> Result<Cursor, ReadError> {
-    let cursor = read_cursor(bytes).filter(|cursor| cursor.remaining.len() == filters);
-    cursor.ok_or_else(|| ReadError::Invalid("the cursor is not one of these filters'".into()))
-}
-
-fn read_cursor(bytes: &[u8]) -> Option<Cursor> {
-    let (head, rest) = bytes.split_first_chunk()?;
-    let (after, rest) = match head {
-        [CURSOR_VERSION, 0] => (None, rest),
-        [CURSOR_VERSION, 1] => {
-            let (created_at, rest) = rest.split_first_chunk()?;
-            let (id, rest) = rest.split_first_chunk()?;
-            let created_at = Timestamp(u64::from_be_bytes(*created_at));
-            (Some(Position { created_at, id: EventId(*id) }), rest)
-        }
-        _ => return None,
-    };
-    let (numbers, []) = rest.as_chunks() else { return None };
-    Some(Cursor { after, remaining: numbers.iter().copied().map(u64::from_be_bytes).collect() })
+    Cursor::from_bytes(bytes, filters)
+        .ok_or_else(|| ReadError::Invalid("the cursor is not one of these filters'".into()))
 }

@@ -13,10 +13,7 @@ use super::{
     filters::{number, push_after, push_condition, push_order},
     id_of,
 };
-use crate::{
-    Detail,
-    paging::{Room, bytes_of_change},
-};
+use crate::{Detail, paging::Room};
 
 /// Rows that one filter looks at for one page.
 const FILTER_ROWS: u64 = 500;
@@ -242,7 +239,7 @@ pub async fn changes(
                 (What::Saved(ByteBuf::from(id)), row.try_get::<i32, _>(4)? as usize)
             }
         };
-        if !room.take(bytes_of_change(&what) + bytes) {
+        if !room.take(what.bytes() + bytes) {
             break;
         }
         changes.push(Change { seq: seq as u64, arrived: arrived as u64, what });
