@@ -86,6 +86,12 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     local_authors: Option<Vec<String>>,
 
+    /// Seconds for which what arrived at the canister is read once more, by its ids, to be sure
+    /// [default: three poll intervals]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    poll_overlap: Option<f64>,
+
     /// What to do with new events while the canister has not granted this relay [default: keep]
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -236,6 +242,7 @@ pub struct Config {
     pub data: PathBuf,
     pub layer2: Option<Layer2Url>,
     pub poll_interval: Duration,
+    pub poll_overlap: Duration,
     /// How long an answer waits for L2.
     pub layer2_timeout: Duration,
     pub outbox_batches: usize,
@@ -341,6 +348,10 @@ impl Settings {
         let data = self.data();
         let layer2 = self.layer2()?;
         let poll_interval = self.poll_interval()?;
+        let poll_overlap = match self.poll_overlap {
+            Some(overlap) => seconds("poll-overlap", overlap)?,
+            None => 3 * poll_interval,
+        };
         let layer2_timeout = seconds("l2-timeout", self.l2_timeout.unwrap_or(2.0))?;
         let ok_timeout = seconds("ok-timeout", self.ok_timeout.unwrap_or(10.0))?;
         let outbox_batches = self.outbox_batches.unwrap_or(4);
@@ -374,6 +385,7 @@ impl Settings {
             data,
             layer2,
             poll_interval,
+            poll_overlap,
             layer2_timeout,
             outbox_batches,
             ok_after,

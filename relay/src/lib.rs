@@ -17,12 +17,14 @@ pub mod db;
 mod delta;
 pub mod identity;
 mod ingest;
+mod inquiry;
 pub mod l2;
 mod local;
 mod membership;
 mod metrics;
 mod nip11;
 mod outbox;
+mod own_seqs;
 mod poll;
 mod reads;
 mod refusals;
@@ -31,6 +33,7 @@ mod server;
 mod session;
 mod streamer;
 mod subscriptions;
+mod under_way;
 mod verifier;
 mod websocket;
 mod wire;
@@ -59,14 +62,17 @@ use crate::{
     delta::Delta,
     identity::Identity,
     ingest::{Admission, Ingest},
+    inquiry::{Inquiry, Sources},
     local::LocalOnly,
     membership::{Membership, watch_membership},
     metrics::Metrics,
     outbox::{Outbox, UntilLayer2, Waiters},
-    poll::Poll,
+    own_seqs::OwnSeqs,
+    poll::{Poll, Standing},
     reads::Reads,
     refusals::Refusals,
     revive::Revival,
+    under_way::UnderWay,
     verifier::Verifier,
 };
 
@@ -78,6 +84,8 @@ pub(crate) struct Relay {
     pub reads: Reads,
     pub delta: Delta,
     pub revival: Arc<Revival>,
+    /// None: there is nobody to ask.
+    pub inquiry: Option<Arc<Inquiry>>,
     pub ingest: Ingest,
     pub metrics: Arc<Metrics>,
 }
@@ -98,6 +106,9 @@ impl Relay {
         self.metrics.verify_queue.set(self.ingest.verifier.waiting() as i64);
         if let Some(used) = self.revival.layer2.as_ref().and_then(|layer2| layer2.usage()) {
             self.metrics.note_usage(&used);
+        }
+        if let Ok(date) = self.store.complete_since() {
+            self.metrics.complete_since_timestamp_seconds.set(date.0 as i64);
         }
         match self.store.stats() {
             Ok(stats) => self.metrics.note_store(&stats),
@@ -148,17 +159,24 @@ pub async fn run(
     let revival = Revival {
         layer2: layer2.clone(),
         writer: writer.clone(),
-        may_be_pruned: config.cache.is_some() || store.complete_since()? > Timestamp(0),
         patience: config.layer2_timeout,
         metrics: metrics.clone(),
+        under_way: UnderWay::default(),
     };
+    let reads = Reads::new(store.clone());
+    let (standing, known) = watch::channel(Standing::Unknown);
+    let may_be_pruned = config.cache.is_some() || store.complete_since()? > Timestamp(0);
+    let inquiry = layer2.clone().map(|layer2| {
+        let sources = Sources { layer2, reads: reads.clone(), writer: writer.clone() };
+        Arc::new(Inquiry::new(sources, known, may_be_pruned, config.poll_interval, metrics.clone()))
+    });
     let (waiters, local) = (Arc::new(Waiters::default()), Arc::new(config.local.clone()));
     let membership = match layer2 {
         Some(layer2) => {
             let (store, writer, metrics) = (store.clone(), writer.clone(), metrics.clone());
             let (waiters, local) = (waiters.clone(), local.clone());
             let shared = Shared { layer2, store, writer, waiters, local, metrics };
-            shared.follow(&config, &tasks, &stop)
+            shared.follow(&config, standing, &tasks, &stop)
         }
         None => {
             warn!("no shared store is set: events stay on this relay alone");
@@ -186,9 +204,8 @@ pub async fn run(
         until_layer2,
         metrics: metrics.clone(),
     };
-    let reads = Reads::new(store.clone());
     let revival = Arc::new(revival);
-    let relay = Relay { config, identity, store, reads, delta, revival, ingest, metrics };
+    let relay = Relay { config, identity, store, reads, delta, revival, inquiry, ingest, metrics };
     let relay = Arc::new(relay);
     if let Some(listener) = listeners.metrics {
         tasks.spawn(server::serve_metrics(listener, relay.clone(), stop.clone()));
@@ -236,12 +253,13 @@ impl Shared {
     fn follow(
         self,
         config: &Config,
+        standing: watch::Sender<Standing>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> watch::Receiver<Membership> {
         let Shared { layer2, store, writer, waiters, local, metrics } = self;
-        let interval = config.poll_interval;
-        let doubt = Arc::new(Notify::new());
+        let (interval, overlap) = (config.poll_interval, config.poll_overlap);
+        let (doubt, own) = (Arc::new(Notify::new()), Arc::new(OwnSeqs::default()));
         let (membership, known) = watch::channel(Membership::Unknown);
         let watching =
             watch_membership(layer2.clone(), membership, doubt.clone(), interval, stop.clone());
@@ -253,6 +271,7 @@ impl Shared {
             batches_max: config.outbox_batches,
             waiters,
             doubt: doubt.clone(),
+            own: own.clone(),
             metrics: metrics.clone(),
         };
         let costs = Costs {
@@ -261,7 +280,7 @@ impl Shared {
             writer: writer.clone(),
             metrics: metrics.clone(),
         };
-        let poll = Poll { store, writer, layer2, doubt, interval, metrics };
+        let poll = Poll { store, writer, layer2, doubt, own, interval, overlap, standing, metrics };
         tasks.spawn(costs.run(stop.clone()));
         tasks.spawn(watching);
         tasks.spawn(outbox.follow(stop.clone()));

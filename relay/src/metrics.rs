@@ -55,8 +55,13 @@ metrics! {
     store_bytes: Gauge = Gauge::default(), "Size of the store's file";
     store_used_bytes: Gauge = Gauge::default(), "What of the file is in use";
     store_stubs: Gauge = Gauge::default(), "Events whose bodies only the canister holds";
+    complete_since_timestamp_seconds: Gauge = Gauge::default(), "From this date on no event is missing";
     collections: Counter = Counter::default(), "Garbage collections";
     revived: Counter = Counter::default(), "Bodies that came back from the canister";
+    inquiries: Counter = Counter::default(), "Pages of old events that the canister was asked for";
+    covered_answers: Counter = Counter::default(), "Filters for old events that needed no canister";
+    late_answers: Counter = Counter::default(), "Answers that did not wait any longer for the canister";
+    coverage_notes: Gauge = Gauge::default(), "Notes of what old events are here";
     outbox_rows: Gauge = Gauge::default(), "Events that wait for the canister";
     outbox_bytes: Gauge = Gauge::default(), "What they take, packed";
     outbox_age_seconds: Gauge = Gauge::default(), "How long the first of them has been waiting";
@@ -76,7 +81,10 @@ metrics! {
     layer2_liquid_cycles: Float = Float::default(), "L2's balance above its freezing threshold";
     layer2_days_left: Float = unknown(), "Days for which that lasts at the present rate";
     layer2_read_only: Gauge = Gauge::default(), "1 if L2 saves nothing at present";
+    poll_failing: Gauge = Gauge::default(), "1 if the last poll failed";
     poll_entries_behind: Gauge = Gauge::default(), "Entries of the canister's log not yet taken over";
+    poll_unproven: Counter = Counter::default(), "Pages of the canister's log that did not prove themselves";
+    poll_missed: Counter = Counter::default(), "Events that only the poll's second look found";
 }
 
 impl Metrics {
@@ -95,6 +103,7 @@ impl Metrics {
         self.store_bytes.set(store.bytes_on_disk as i64);
         self.store_used_bytes.set(store.bytes_in_use as i64);
         self.store_stubs.set(store.stubs as i64);
+        self.coverage_notes.set(store.covered as i64);
         self.outbox_rows.set(store.outbox as i64);
         self.outbox_bytes.set(store.outbox_bytes as i64);
         let since = store.outbox_since.unwrap_or_else(Millis::now);

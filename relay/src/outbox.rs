@@ -32,6 +32,7 @@ pub use self::told::{Said, UntilLayer2, Waiters};
 use crate::{
     local::LocalOnly,
     metrics::{self, Counted, Metrics},
+    own_seqs::OwnSeqs,
 };
 
 /// Events of one batch. Among so many each costs the canister about 0.9 M instructions, so a batch takes
@@ -56,6 +57,8 @@ pub struct Outbox {
     pub waiters: Arc<Waiters>,
     /// Rung when L2 refuses everything: somebody should ask whether we are still granted.
     pub doubt: Arc<Notify>,
+    /// Told where in L2's log our events are.
+    pub own: Arc<OwnSeqs>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -178,6 +181,9 @@ impl Outbox {
             };
             let rows = lines.into_iter().zip(events).zip(outcomes);
             words.extend(rows.map(|(((seq, since), event), outcome)| {
+                if let SaveOutcome::Saved(place) | SaveOutcome::Duplicate(place) = outcome {
+                    self.own.note(place);
+                }
                 let word = word(&event, outcome);
                 (Waiting { seq, since, event }, word)
             }));

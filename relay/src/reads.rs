@@ -70,6 +70,11 @@ impl Reads {
         self.store.next_seq()
     }
 
+    /// How often collections have given up whole events.
+    pub fn given_up(&self) -> Result<u64, ReadError> {
+        self.store.given_up()
+    }
+
     /// Notes that these went to a client.
     pub fn note_served(&self, served: Vec<Seq>) {
         self.store.note_served(served);

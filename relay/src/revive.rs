@@ -6,23 +6,23 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use event::{EventId, Packed, Verified, verify};
+use futures_util::FutureExt;
 use layer2::{Layer2, Layer2Error};
 use store::{WriteError, Writer};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
-use crate::{metrics::Metrics, outbox::backoff};
+use crate::{metrics::Metrics, outbox::backoff, under_way::UnderWay};
 
 /// The way back of single events.
 pub struct Revival {
     /// Without an L2 no body is ever given up.
     pub layer2: Option<Arc<dyn Layer2>>,
     pub writer: Writer,
-    /// Whether events may be missing here of which L1 keeps not even a stub.
-    pub may_be_pruned: bool,
     /// How long an answer waits for L2.
     pub patience: Duration,
     pub metrics: Arc<Metrics>,
+    pub under_way: UnderWay<Vec<EventId>, Result<Whole, Arc<Layer2Error>>>,
 }
 
 /// Events by id.
@@ -30,7 +30,7 @@ pub type Whole = HashMap<EventId, Verified>;
 
 impl Revival {
     /// These events, as far as L2 gives them before `deadline`.
-    pub async fn fetch_until(&self, ids: &[EventId], deadline: Instant) -> Whole {
+    pub async fn fetch_until(self: &Arc<Self>, ids: &[EventId], deadline: Instant) -> Whole {
         match timeout_at(deadline, self.fetch(ids)).await {
             Ok(Ok(whole)) => whole,
             Ok(Err(cause)) => {
@@ -45,7 +45,7 @@ impl Revival {
     }
 
     /// These events, as soon as L2 answers. Those that are not in the answer, L2 does not hold.
-    pub async fn fetch_patiently(&self, ids: &[EventId]) -> Whole {
+    pub async fn fetch_patiently(self: &Arc<Self>, ids: &[EventId]) -> Whole {
         let mut failures = 0u32;
         loop {
             match self.fetch(ids).await {
@@ -57,7 +57,16 @@ impl Revival {
         }
     }
 
-    async fn fetch(&self, ids: &[EventId]) -> Result<Whole, Layer2Error> {
+    /// Whoever asks for the same meanwhile gets the same answer.
+    async fn fetch(self: &Arc<Self>, ids: &[EventId]) -> Result<Whole, Arc<Layer2Error>> {
+        let (this, wanted) = (self.clone(), ids.to_vec());
+        let answer = self.under_way.join(ids.to_vec(), || {
+            async move { this.ask(&wanted).await.map_err(Arc::new) }.boxed()
+        });
+        answer.await
+    }
+
+    async fn ask(&self, ids: &[EventId]) -> Result<Whole, Layer2Error> {
         let Some(layer2) = &self.layer2 else { return Ok(Whole::new()) };
         let bytes = layer2.get(ids).await?;
         let wanted = ids.to_vec();

@@ -210,6 +210,7 @@ impl Session {
             delta: self.relay.delta.clone(),
             frames: self.frames.clone(),
             revival: self.relay.revival.clone(),
+            inquiry: self.relay.inquiry.clone(),
             metrics: self.relay.metrics.clone(),
         };
         let metrics = &self.relay.metrics;

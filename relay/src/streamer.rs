@@ -4,19 +4,23 @@
 //! on, and the live stage starts at exactly the horizon. Nothing is lost between them and nothing
 //! comes twice, however long a slow client takes over the stored events.
 //!
+//! What L1 cannot know is asked of L2 before anything is sent ([`Inquiry`]); then L1 answers. If L2 is too
+//! slow, L1 answers with what it has, and the rest follows after EOSE.
+//!
 //! Of some events L1 has only a stub. Their bodies come from L2 and take their places in the answer;
 //! if L2 is too slow, the answer goes on without them and they follow when they come.
 
-use std::{collections::BTreeSet, ops::ControlFlow, pin::pin, sync::Arc};
+use std::{collections::HashSet, ops::ControlFlow, pin::pin, sync::Arc};
 
-use event::{EventId, Filter, Packed, Timestamp, Verified};
+use event::{EventId, Filter, Packed, Verified};
 use index::{Found, Matcher, Reader, Scan, Take};
-use store::{ReadError, Seq};
+use store::{ReadError, Seq, Store};
 use tokio::{sync::mpsc, time::Instant};
 use tracing::{error, info};
 
 use crate::{
     delta::{Delta, Following},
+    inquiry::{Inquiry, Settled},
     metrics::Metrics,
     reads::{Deadline, Reads, Turn},
     revive::{Revival, Whole},
@@ -28,6 +32,9 @@ const PAGE_BYTES_MAX: usize = 256 * 1024;
 /// The same in events.
 const PAGE_EVENTS_MAX: usize = 512;
 
+/// How often an answer is begun anew because a collection came between.
+const FIRST_PAGES_MAX: u32 = 4;
+
 /// What a subscription is made of.
 pub struct Streamer {
     pub id: SubscriptionId,
@@ -36,6 +43,8 @@ pub struct Streamer {
     pub delta: Delta,
     pub frames: mpsc::Sender<Frame>,
     pub revival: Arc<Revival>,
+    /// Who asks L2, if there is one.
+    pub inquiry: Option<Arc<Inquiry>>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -45,6 +54,10 @@ struct Owed {
     ids: Vec<EventId>,
     /// Until when the answer waits: set when the first stub is met.
     deadline: Option<Instant>,
+    /// Whether L2 still has to say what else there is.
+    is_unsettled: bool,
+    /// What was sent of an unsettled answer. Some of it may be given up meanwhile and come once more.
+    sent: HashSet<EventId>,
 }
 
 /// Why a streamer ends on its own.
@@ -74,15 +87,13 @@ impl Streamer {
     }
 
     async fn stream(self: Arc<Self>) -> Result<std::convert::Infallible, End> {
-        let horizon = self.reads.horizon();
         let mut owed = Owed::default();
-        self.send_stored(horizon, &mut owed).await?;
-        self.send_what_was_pruned(&mut owed).await?;
+        let horizon = self.send_stored(&mut owed).await?;
         self.send(wire::eose(&self.id)).await?;
         let mut delivered = horizon;
         loop {
             match self.delta.join(&self.id, &self.filters, delivered, &self.frames) {
-                Ok(following) => delivered = self.follow(following, &mut owed).await?,
+                Ok(following) => delivered = self.follow(following, horizon, &mut owed).await?,
                 Err(position) => {
                     delivered = self.send_between(delivered, position, &mut owed).await?;
                 }
@@ -91,42 +102,115 @@ impl Streamer {
     }
 
     /// Waits until the session falls behind the live stage, and sends what the answer still owes.
-    async fn follow(&self, mut following: Following, owed: &mut Owed) -> Result<Seq, End> {
+    async fn follow(
+        self: &Arc<Self>,
+        mut following: Following,
+        horizon: Seq,
+        owed: &mut Owed,
+    ) -> Result<Seq, End> {
         let mut behind = pin!(following.fell_behind());
-        while !owed.ids.is_empty() {
+        while !owed.ids.is_empty() || owed.is_unsettled {
             tokio::select! {
                 seq = &mut behind => return Ok(seq),
-                late = self.revival.fetch_patiently(&owed.ids) => {
+                late = self.revival.fetch_patiently(&owed.ids), if !owed.ids.is_empty() => {
                     info!(subscription = %self.id, asked = owed.ids.len(), came = late.len(), "late events");
                     owed.ids.clear();
                     self.send_whole(late.values()).await?;
+                }
+                () = self.settle_late(), if owed.is_unsettled => {
+                    self.send_late(horizon, owed).await?;
+                    owed.is_unsettled = false;
+                    owed.sent.clear();
                 }
             }
         }
         Ok(behind.await)
     }
 
-    /// Everything stored before `horizon`, newest first.
-    async fn send_stored(self: &Arc<Self>, horizon: Seq, owed: &mut Owed) -> Result<(), End> {
-        let Some(newest) = horizon.0.checked_sub(1) else { return Ok(()) };
-        let mut scan = Scan::new(&self.filters).up_to(Seq(newest));
-        let mut turn = Turn::First;
+    /// Sees to it that L1 has what is asked for, if L2 is quick.
+    async fn settle(&self, owed: &mut Owed, deadline: Instant) {
+        let Some(inquiry) = &self.inquiry else { return };
+        if inquiry.settle_until(&self.filters, deadline).await == Settled::NotYet {
+            // It has waited long enough.
+            owed.deadline = Some(deadline);
+            owed.is_unsettled = true;
+            self.metrics.late_answers.inc();
+        }
+    }
+
+    async fn settle_late(&self) {
+        if let Some(inquiry) = &self.inquiry {
+            inquiry.settle_patiently(&self.filters).await;
+        }
+    }
+
+    /// What the answer would have had, had L2 been quicker. All else of it was sent, or is new, and comes
+    /// live.
+    async fn send_late(self: &Arc<Self>, horizon: Seq, owed: &mut Owed) -> Result<(), End> {
+        let first = self.read_page(Scan::new(&self.filters), Turn::First, Some(horizon)).await?;
+        self.send_pages(first, Some(horizon), owed).await
+    }
+
+    /// Everything stored, newest first. Returns the horizon: what came later is still to be sent.
+    async fn send_stored(self: &Arc<Self>, owed: &mut Owed) -> Result<Seq, End> {
+        let (horizon, first) = self.first_page(owed).await?;
+        self.send_pages(first, None, owed).await?;
+        Ok(horizon)
+    }
+
+    /// The first page of the answer, and its horizon. What was asked of L2 could be given up before it
+    /// is read: then L2 is asked again.
+    async fn first_page(self: &Arc<Self>, owed: &mut Owed) -> Result<(Seq, Read), End> {
+        let deadline = Instant::now() + self.revival.patience;
+        let mut tries = 1;
         loop {
-            let metrics = self.metrics.clone();
-            let read = self.reads.read(turn, move |store, deadline| {
-                let mut page = Page::new(deadline);
-                let started = Instant::now();
-                let is_done = store.page(&mut scan, &mut page)?;
-                metrics.query_page_seconds.observe(started.elapsed().as_secs_f64());
-                Ok((page.events, is_done, scan))
-            });
-            let (page, is_done, behind_page) = read.await.ok_or(End::Gone)??;
-            self.send_events(page, owed).await?;
-            if is_done {
+            let given_up = self.reads.given_up()?;
+            self.settle(owed, deadline).await;
+            let horizon = self.reads.horizon();
+            let scan = Scan::new(&self.filters);
+            let page = match horizon.0.checked_sub(1) {
+                Some(newest) => self.read_page(scan.up_to(Seq(newest)), Turn::First, None).await?,
+                None => Read { page: Vec::new(), is_done: true, scan },
+            };
+            let is_sound = owed.is_unsettled || given_up == self.reads.given_up()?;
+            if is_sound || self.inquiry.is_none() || tries == FIRST_PAGES_MAX {
+                return Ok((horizon, page));
+            }
+            tries += 1;
+        }
+    }
+
+    /// Sends a page and all that follow it.
+    async fn send_pages(
+        self: &Arc<Self>,
+        first: Read,
+        late: Option<Seq>,
+        owed: &mut Owed,
+    ) -> Result<(), End> {
+        let mut read = first;
+        loop {
+            self.send_events(read.page, owed).await?;
+            if read.is_done {
                 return Ok(());
             }
-            (scan, turn) = (behind_page, Turn::Further);
+            read = self.read_page(read.scan, Turn::Further, late).await?;
         }
+    }
+
+    /// The next page of a scan; if `late` is given, only what was read through from there on.
+    async fn read_page(&self, mut scan: Scan, turn: Turn, late: Option<Seq>) -> Result<Read, End> {
+        let metrics = self.metrics.clone();
+        let read = self.reads.read(turn, move |store, deadline| {
+            let mut page = Page::new(deadline);
+            let started = Instant::now();
+            let is_done = store.page(&mut scan, &mut page)?;
+            metrics.query_page_seconds.observe(started.elapsed().as_secs_f64());
+            if let Some(horizon) = late {
+                page.keep_quiet_from(horizon, store)?;
+            }
+            Ok(Read { page: page.events, is_done, scan })
+        });
+        Ok(read.await.ok_or(End::Gone)??)
     }
 
     /// What was committed from `from` up to `to`, in that order: for a subscription that was behind.
@@ -160,46 +244,25 @@ impl Streamer {
         let (mut stubs, mut served) = (Vec::new(), Vec::new());
         for item in &page {
             match item {
-                Item::Whole(seq, _) => served.push(*seq),
-                Item::Stub(id) => stubs.push(*id),
+                Item::Whole(seq, ..) => served.push(*seq),
+                Item::Stub(_, id) => stubs.push(*id),
             }
         }
         self.reads.note_served(served);
         let mut revived = self.fetch(&stubs, owed).await;
         for item in page {
+            if owed.is_unsettled && !owed.sent.insert(item.id()) {
+                continue;
+            }
             match item {
-                Item::Whole(_, json) => self.send(wire::event(&self.id, &json)).await?,
-                Item::Stub(id) => match revived.remove(&id) {
+                Item::Whole(_, _, json) => self.send(wire::event(&self.id, &json)).await?,
+                Item::Stub(_, id) => match revived.remove(&id) {
                     Some(event) => self.send_whole([&event]).await?,
                     None => owed.ids.push(id),
                 },
             }
         }
         Ok(())
-    }
-
-    /// Events asked for by id of which L1 does not even have a stub any more.
-    async fn send_what_was_pruned(self: &Arc<Self>, owed: &mut Owed) -> Result<(), End> {
-        if !self.revival.may_be_pruned || self.filters.iter().all(|filter| filter.ids.is_none()) {
-            return Ok(());
-        }
-        let this = self.clone();
-        let read = self.reads.read(Turn::First, move |store, _| {
-            let floor = store.complete_since()?;
-            let reaches_below = |filter: &&Filter| filter.since.is_none_or(|since| since < floor);
-            let filters = this.filters.iter().filter(reaches_below);
-            let mut pruned = BTreeSet::new();
-            for id in filters.flat_map(|filter| filter.ids.iter().flatten()) {
-                if floor > Timestamp(0) && !store.contains(id)? {
-                    pruned.insert(*id);
-                }
-            }
-            Ok(pruned.into_iter().collect::<Vec<_>>())
-        });
-        let pruned = read.await.ok_or(End::Gone)??;
-        let found = self.fetch(&pruned, owed).await;
-        let is_wanted = |event: &&Verified| self.filters.iter().any(|filter| filter.matches(event));
-        self.send_whole(found.values().filter(is_wanted)).await
     }
 
     /// Asks L2, for as long as this answer has not yet waited too long.
@@ -225,6 +288,13 @@ impl Streamer {
     }
 }
 
+/// A page that was read, and where to go on.
+struct Read {
+    page: Vec<Item>,
+    is_done: bool,
+    scan: Scan,
+}
+
 /// A page of events as JSON.
 struct Page {
     events: Vec<Item>,
@@ -233,8 +303,20 @@ struct Page {
 }
 
 enum Item {
-    Whole(Seq, String),
-    Stub(EventId),
+    Whole(Seq, EventId, String),
+    Stub(Seq, EventId),
+}
+
+impl Item {
+    fn seq(&self) -> Seq {
+        let (Item::Whole(seq, ..) | Item::Stub(seq, _)) = self;
+        *seq
+    }
+
+    fn id(&self) -> EventId {
+        let (Item::Whole(_, id, _) | Item::Stub(_, id)) = self;
+        *id
+    }
 }
 
 impl Page {
@@ -244,12 +326,24 @@ impl Page {
 
     fn push(&mut self, seq: Seq, event: &Packed<'_>) {
         if event.is_stub() {
-            self.events.push(Item::Stub(event.id()));
+            self.events.push(Item::Stub(seq, event.id()));
             return;
         }
         let json = wire::json_of(event);
         self.bytes += json.len();
-        self.events.push(Item::Whole(seq, json));
+        self.events.push(Item::Whole(seq, event.id(), json));
+    }
+
+    /// Leaves only what was read through from `horizon` on.
+    fn keep_quiet_from(&mut self, horizon: Seq, store: &Store) -> Result<(), ReadError> {
+        let mut quiet = Vec::new();
+        for item in self.events.drain(..) {
+            if item.seq() >= horizon && store.is_quiet(item.seq())? {
+                quiet.push(item);
+            }
+        }
+        self.events = quiet;
+        Ok(())
     }
 
     fn is_full(&self) -> bool {

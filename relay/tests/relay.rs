@@ -2,6 +2,7 @@
 
 mod harness;
 mod outbox;
+mod reading_through;
 
 use std::{collections::HashSet, time::Duration};
 
@@ -461,6 +462,116 @@ async fn another_l2_is_followed_from_its_start() {
     let mut alice = relay.client().await;
     alice.req("a", &[json!({"since": Timestamp(1_001)})]).await;
     assert_eq!(alice.event("a").await, notes[1].id.to_string());
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_l2_gets_what_is_held_here() {
+    let (one, other) = (FakeL2::default(), FakeL2::named("other"));
+    let notes = notes(3);
+    one.bring(&notes[0]);
+    other.bring(&notes[1]);
+    let relay = relay_with(&one).await;
+    relay.client().await.publish(&notes[2]).await.expect_ok();
+    one.wait_for_events(2).await;
+    let mut alice = relay.client().await;
+    alice.req("a", &[json!({})]).await;
+    alice.distinct_events("a", 2).await;
+    let folder = relay.stop().await;
+    let relay = TestRelay::start(folder, Some(other.clone()), NotGranted::Keep).await;
+    other.wait_for_events(3).await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_l2_that_was_begun_anew_is_followed_from_its_start_and_gets_what_is_held_here() {
+    let l2 = FakeL2::default();
+    let notes = notes(6);
+    notes[..3].iter().for_each(|note| l2.bring(note));
+    let relay = relay_with(&l2).await;
+    let mut alice = relay.client().await;
+    alice.publish(&notes[3]).await.expect_ok();
+    l2.wait_for_events(4).await;
+    l2.wait_for_polls(4).await;
+    l2.begin_anew();
+    l2.bring(&notes[4]);
+    l2.bring(&notes[0]);
+    alice.req("a", &[json!({"since": 1_004})]).await;
+    assert_eq!(alice.event("a").await, notes[4].id.to_string());
+    l2.wait_for_events(5).await;
+    // And from there on as before.
+    l2.bring(&notes[5]);
+    assert_eq!(alice.event("a").await, notes[5].id.to_string());
+    assert_eq!(relay.metric("aquifer_outbox_rows").await, 0.0);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_lags_changes_nothing() {
+    let l2 = FakeL2::default();
+    let notes = notes(3);
+    notes[..2].iter().for_each(|note| l2.bring(note));
+    let relay = relay_with(&l2).await;
+    let mut alice = relay.client().await;
+    alice.req("a", &[json!({})]).await;
+    alice.distinct_events("a", 2).await;
+    l2.lag_by(2);
+    l2.wait_for_polls(6).await;
+    l2.lag_by(0);
+    l2.bring(&notes[2]);
+    assert_eq!(alice.event("a").await, notes[2].id.to_string());
+    alice.expect_no_more_events("a").await;
+    assert_eq!(l2.polls().iter().filter(|place| **place == 0).count(), 1);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_is_not_proven_is_asked_for_again_and_not_used() {
+    let l2 = FakeL2::default();
+    l2.spoil_next_pages(8);
+    let note = notes(1).remove(0);
+    l2.bring(&note);
+    let relay = relay_with(&l2).await;
+    l2.wait_until_unspoiled().await;
+    let mut alice = relay.client().await;
+    alice.req("a", &[json!({})]).await;
+    assert_eq!(alice.event("a").await, note.id.to_string());
+    assert_eq!(relay.metric("aquifer_poll_unproven_total").await, 8.0);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_this_relay_brought_to_l2_is_not_read_back() {
+    let l2 = FakeL2::default();
+    let relay = relay_with(&l2).await;
+    let notes = notes(9);
+    let mut alice = relay.client().await;
+    // So that all of it goes up at once, and no poll comes between.
+    l2.set_available(false);
+    alice.publish_all(&notes[..8]).await;
+    l2.set_available(true);
+    l2.wait_for_saves_answered(1).await;
+    l2.wait_for_polls(4).await;
+    l2.bring(&notes[8]);
+    alice.req("a", &[json!({"since": 1_008})]).await;
+    assert_eq!(alice.event("a").await, notes[8].id.to_string());
+    // With pages of two entries, all of it would have been read from the places between.
+    let places = l2.polls();
+    assert!(places.iter().all(|place| matches!(place, 0 | 8 | 9)), "{places:?}");
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_poll_has_passed_over_is_found_by_its_second_look() {
+    let l2 = FakeL2::default();
+    let note = notes(1).remove(0);
+    l2.hide_from_polls(note.id);
+    l2.bring(&note);
+    let relay = relay_with(&l2).await;
+    let mut alice = relay.client().await;
+    alice.req("a", &[json!({})]).await;
+    assert_eq!(alice.event("a").await, note.id.to_string());
+    assert_eq!(relay.metric("aquifer_poll_missed_total").await, 1.0);
     relay.stop().await;
 }
 

@@ -787,6 +787,8 @@ fn messages_are_turned_away_before_they_cost_anything() {
         ACCEPTED.get()
     };
     assert!(accepts(RELAY, "save_events"));
+    assert!(accepts(RELAY, "tip"));
+    assert!(!accepts(STRANGER, "tip"));
     assert!(accepts(CONTROLLER_NO, "grant"));
     assert!(accepts(CONTROLLER_NO, "save_events"));
     assert!(!accepts(RELAY, "grant"));

@@ -83,9 +83,7 @@ impl Ic {
         let install = async {
             let canister = pic.create_canister_with_settings(Some(owner), None).await;
             pic.add_cycles(canister, CYCLES).await;
-            let init = Init { owners: vec![owner], ..Init::default() };
-            let argument = candid::encode_one(Some(Argument::Init(init)))?;
-            pic.install_canister(canister, wasm, argument, Some(owner)).await;
+            pic.install_canister(canister, wasm, init(owner)?, Some(owner)).await;
             anyhow::Ok(canister)
         };
         let canister = unpanicked("installing the canister", install).await??;
@@ -113,6 +111,14 @@ impl Ic {
         let argument = candid::encode_one(Some(Argument::Upgrade(None)))?;
         let upgrade = self.pic.upgrade_canister(self.canister(), wasm, argument, Some(operator()));
         unpanicked("upgrading", upgrade).await?.map_err(rejected)
+    }
+
+    /// Begins anew under the same id: all that the canister held is gone, grants included.
+    pub async fn reinstall(&self, wasm: Vec<u8>) -> Result<()> {
+        let owner = operator();
+        let (canister, argument) = (self.canister(), init(owner)?);
+        let reinstall = self.pic.reinstall_canister(canister, wasm, argument, Some(owner));
+        unpanicked("reinstalling", reinstall).await?.map_err(rejected)
     }
 
     /// Stops the canister: all calls are refused until it is started.
@@ -193,6 +199,12 @@ impl Ic {
     pub async fn close(self) -> Result<()> {
         unpanicked("saving the instance", self.pic.drop()).await
     }
+}
+
+/// What a new event store is told.
+fn init(owner: Principal) -> Result<Vec<u8>> {
+    let init = Init { owners: vec![owner], ..Init::default() };
+    Ok(candid::encode_one(Some(Argument::Init(init)))?)
 }
 
 /// Whether a server has saved an instance there: each of the two leaves a file by which we know it.

@@ -12,7 +12,8 @@ use index::{CREATED_AT_MAX, Found, Reader, Scan, Seq, Take, address_digest, keys
 use crate::{
     databases::{COMPLETE_SINCE, Databases, LAYER2_CURSOR, NEXT_SEQ, expiry_key, expiry_of},
     environment::Environment,
-    snapshot::View,
+    outbox::Rows,
+    snapshot::{View, in_order},
 };
 
 /// Who brought an event.
@@ -50,6 +51,8 @@ pub enum Outcome {
 pub enum Layer2Change {
     /// L2 stored this event.
     Saved(Verified),
+    /// L2 stored the event with this id, which is held here. If it is not any more, a rule took it.
+    Held(EventId),
     /// L2 removed the event with this id.
     Removed(EventId),
     /// L2 was emptied by its owner.
@@ -79,6 +82,7 @@ impl From<Verified> for New {
 #[derive(Debug)]
 pub enum NewChange {
     Saved(New),
+    Held(EventId),
     Removed(EventId),
     Cleared,
 }
@@ -87,6 +91,7 @@ impl From<Layer2Change> for NewChange {
     fn from(change: Layer2Change) -> NewChange {
         match change {
             Layer2Change::Saved(event) => NewChange::Saved(New::from(event)),
+            Layer2Change::Held(id) => NewChange::Held(id),
             Layer2Change::Removed(id) => NewChange::Removed(id),
             Layer2Change::Cleared => NewChange::Cleared,
         }
@@ -163,7 +168,13 @@ impl<'e> Change<'e> {
         let mut outcomes = Vec::with_capacity(changes.len());
         for change in changes {
             match change {
-                NewChange::Saved(new) => outcomes.push(self.put(new, Origin::Layer2)?),
+                NewChange::Saved(new) => {
+                    self.take_for_news(&new.event.id)?;
+                    outcomes.push(self.put(new, Origin::Layer2)?);
+                }
+                NewChange::Held(id) => {
+                    self.meet_again(id, Origin::Layer2)?;
+                }
                 NewChange::Removed(id) => self.remove_as_layer2_did(id)?,
                 NewChange::Cleared => self.clear()?,
             }
@@ -172,6 +183,65 @@ impl<'e> Change<'e> {
             self.set_number(LAYER2_CURSOR, cursor)?;
         }
         Ok(outcomes)
+    }
+
+    /// Stores what L2 answered to a question, if L2 knew all of its log then that is known here: else it
+    /// may have given what is removed by now. What is older than the date from which on L1 is complete
+    /// was stored in L2 long ago, so nobody who waits for what is new is told of it. The rest is new.
+    pub fn fill(&mut self, events: &[New], as_of: u64) -> Result<Option<Vec<Outcome>>> {
+        if self.databases.numbers.get(&self.txn, LAYER2_CURSOR)?.unwrap_or(0) > as_of {
+            return Ok(None);
+        }
+        let floor = self.complete_since()?;
+        let mut outcomes = Vec::with_capacity(events.len());
+        for new in events {
+            let outcome = self.put(new, Origin::Layer2)?;
+            match &outcome {
+                Outcome::Saved(seq) if new.event.created_at < floor => {
+                    self.databases.quiet.put(&mut self.txn, &seq.0, &())?;
+                }
+                Outcome::Duplicate(_) => self.revive(new)?,
+                _ => {}
+            }
+            outcomes.push(outcome);
+        }
+        Ok(Some(outcomes))
+    }
+
+    /// An event of L2's log is news, even if it was read through a moment ago.
+    fn take_for_news(&mut self, id: &EventId) -> Result<()> {
+        let Some(seq) = self.seq_of(id)? else { return Ok(()) };
+        match self.databases.quiet.get(&self.txn, &seq.0)? {
+            Some(()) => self.remove(seq),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the first `most` events from `from` on ready for another L2: whole ones go there, and stubs,
+    /// whose bodies L2 had, go. Returns where to go on.
+    pub fn offer(&mut self, from: Seq, most: usize) -> Result<Option<Seq>> {
+        let mut rows = Vec::new();
+        for row in in_order(self.databases, &self.txn, from..self.next)?.take(most) {
+            let (seq, bytes) = row?;
+            rows.push((seq, Packed::trusted(bytes).map_err(damaged)?.is_stub()));
+        }
+        for (seq, is_stub) in &rows {
+            if *is_stub {
+                self.remove(*seq)?;
+            } else if !self.is_only_here(*seq)? {
+                let bytes = self.bytes_at(*seq)?.unwrap_or_default();
+                self.queue(*seq, &bytes)?;
+            }
+        }
+        Ok(rows.last().filter(|_| rows.len() == most).map(|(seq, _)| seq.next()))
+    }
+
+    /// Begins with the log of another L2. What the last one refused, this one may take.
+    pub fn start_over(&mut self) -> Result<()> {
+        self.retry(&Rows::Aside)?;
+        self.databases.numbers.delete(&mut self.txn, COMPLETE_SINCE)?;
+        self.databases.covered.clear(&mut self.txn)?;
+        self.set_number(LAYER2_CURSOR, 0)
     }
 
     /// Takes out what the operator names, rows of the outbox included.
@@ -269,6 +339,8 @@ impl<'e> Change<'e> {
         addresses.clear(&mut self.txn)?;
         let Databases { tombstones, address_tombstones, vanished, expiries, numbers, .. } =
             self.databases;
+        self.databases.quiet.clear(&mut self.txn)?;
+        self.databases.covered.clear(&mut self.txn)?;
         tombstones.clear(&mut self.txn)?;
         address_tombstones.clear(&mut self.txn)?;
         vanished.clear(&mut self.txn)?;
@@ -309,6 +381,7 @@ impl<'e> Change<'e> {
         }
         ids.delete(&mut self.txn, &event.id.0)?;
         self.forget_rows(seq)?;
+        self.databases.quiet.delete(&mut self.txn, &seq.0)?;
         self.take_body(seq)
     }
 

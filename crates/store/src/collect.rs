@@ -71,6 +71,8 @@ impl Change<'_> {
             self.take_body(seq)?;
             stubs.put(&mut self.txn, &seq.0, &stub)?;
         } else {
+            let bytes = bytes.to_vec();
+            self.uncover(&Packed::trusted(&bytes).map_err(damaged)?)?;
             self.remove(seq)?;
         }
         Ok(true)
@@ -79,7 +81,10 @@ impl Change<'_> {
     /// Removes what is left of an event, if no more than a stub is; returns whether.
     pub fn prune(&mut self, seq: Seq) -> Result<bool> {
         let Some(stub) = self.databases.stubs.get(&self.txn, &seq.0)? else { return Ok(false) };
-        let date = Packed::trusted(stub).map_err(damaged)?.created_at();
+        let stub = stub.to_vec();
+        let stub = Packed::trusted(&stub).map_err(damaged)?;
+        let date = stub.created_at();
+        self.uncover(&stub)?;
         self.remove(seq)?;
         self.raise_floor(date)?;
         Ok(true)
@@ -118,7 +123,7 @@ impl Change<'_> {
         Ok(())
     }
 
-    fn complete_since(&self) -> Result<Timestamp> {
+    pub(crate) fn complete_since(&self) -> Result<Timestamp> {
         let date = self.databases.numbers.get(&self.txn, COMPLETE_SINCE)?;
         Ok(Timestamp(date.unwrap_or(0)))
     }

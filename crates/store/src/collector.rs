@@ -544,7 +544,7 @@ impl Store {
 }
 
 /// The value at `seq`, of rows that are gone through in order.
-fn row_at<V>(
+pub(crate) fn row_at<V>(
     rows: &mut Peekable<impl Iterator<Item = Result<(u64, V), heed::Error>>>,
     seq: u64,
 ) -> Result<Option<V>, heed::Error> {

@@ -16,6 +16,8 @@
 //! outbox              seq                  → ms 8 | bytes 4   to be sent to L2, since when, how long
 //! aside               seq                  → ms 8 | reason    refused by L2, since when
 //! local               seq                  →                  never to be sent to L2
+//! quiet               seq                  →                  read through: old when it came
+//! covered             part of a filter 16  → from 8 | until 8 dates of which nothing is missing
 //! numbers             name                 → number 8         format, next seq, L2's cursor, …
 //! texts               name                 → text             the relay's own
 //! log                 seq                  → entry            what happened, where it is shared
@@ -37,11 +39,13 @@ use index::{Index, Seq};
 pub type Number = U64<BigEndian>;
 
 /// How many databases there are, for LMDB to make room.
-pub const DATABASES: u32 = 22;
+pub const DATABASES: u32 = 24;
 
 /// The layout above. A file with another number was written by another version.
-pub const FORMAT: u64 = 3;
-/// The layout whose outbox has no dates and no lengths, and which has no `local`.
+pub const FORMAT: u64 = 4;
+/// The layout without `quiet` and `covered`: with these empty it is ours.
+pub const FORMAT_BEFORE_COVERAGE: u64 = 3;
+/// The one before, whose outbox has no dates and no lengths, and which has no `local`.
 pub const FORMAT_BEFORE_DATES: u64 = 2;
 /// The one before, without `kept`, `stubs`, `served` and `arrivals`: with these empty it is the next.
 pub const FORMAT_BEFORE_COLLECTION: u64 = 1;
@@ -57,6 +61,7 @@ pub const LAYER2_CURSOR: &str = "layer 2 cursor";
 pub const MADE: &str = "made";
 pub const COMPLETE_SINCE: &str = "index complete since";
 pub const OUTBOX_BYTES: &str = "outbox bytes";
+pub const GIVEN_UP: &str = "times given up";
 
 /// Handles of all databases. They stay valid as long as the environment is open.
 pub struct Databases<'e> {
@@ -75,6 +80,8 @@ pub struct Databases<'e> {
     pub outbox: Database<'e, Number, Bytes>,
     pub aside: Database<'e, Number, Bytes>,
     pub local: Database<'e, Number, Unit>,
+    pub quiet: Database<'e, Number, Unit>,
+    pub covered: Database<'e, Bytes, Bytes>,
     pub numbers: Database<'e, Str, Number>,
     pub texts: Database<'e, Str, Str>,
     pub log: Database<'e, Number, Bytes>,
@@ -100,6 +107,8 @@ impl OnCommit for Databases<'_> {
             outbox: self.outbox.on_commit(token),
             aside: self.aside.on_commit(token),
             local: self.local.on_commit(token),
+            quiet: self.quiet.on_commit(token),
+            covered: self.covered.on_commit(token),
             numbers: self.numbers.on_commit(token),
             texts: self.texts.on_commit(token),
             log: self.log.on_commit(token),
@@ -176,6 +185,8 @@ fn create_all<'e>(
         outbox: create(opener, txn, "outbox")?,
         aside: create(opener, txn, "aside")?,
         local: create(opener, txn, "local")?,
+        quiet: create(opener, txn, "quiet")?,
+        covered: create(opener, txn, "covered")?,
         numbers: create(opener, txn, "numbers")?,
         texts: create(opener, txn, "texts")?,
         log: create(opener, txn, "log")?,

@@ -31,6 +31,9 @@
 //!   its keys. So filters, counts, duplicates and the rules see a stub as they see its event.
 //! * From [`Store::complete_since`] on nothing is missing but what the rules took out. Older events may
 //!   have been given up with their stubs.
+//! * An event that was read through stands beside a row in `quiet`: who follows the store is not told of it.
+//! * A note in `covered` is true together with `Store::complete_since`: of its part, and in its range of dates, L2 has
+//!   nothing that is not here or in what L2's log says from the cursor on.
 //! * The file never grows beyond `Options::bytes_max`. While there is a collector, what is stored leaves it
 //!   a reserve: even giving up takes pages.
 //! * What has expired is not read any more, and goes with the next write.
@@ -59,6 +62,7 @@
 mod change;
 mod collect;
 mod collector;
+mod coverage;
 mod databases;
 mod environment;
 mod observer;
@@ -75,6 +79,7 @@ mod writer;
 
 pub use change::{Layer2Change, Origin, Outcome};
 pub use collector::{CollectError, Collected, Collector, Headway, Occasion, Policy};
+pub use coverage::Reach;
 pub use index::Seq;
 pub use observer::{Batch, Observer};
 pub use offline::{Compacted, compact, destroy, is_store};

@@ -74,6 +74,11 @@ impl Room {
         self.full_at.is_some()
     }
 
+    /// What pages in use may take, if that is limited.
+    pub fn limit(&self) -> Option<u64> {
+        self.full_at
+    }
+
     /// What pages in use may take before writes have to wait. With nobody to make room there is no
     /// point in a reserve.
     pub fn full_at(&self) -> Option<u64> {

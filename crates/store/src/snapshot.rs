@@ -48,13 +48,7 @@ impl<'e> Snapshot<'e> {
 
     /// The events at these places, in order, wherever they lie.
     pub fn in_order(&self, range: Range<Seq>) -> Result<InOrder<'_>, heed::Error> {
-        let Databases { events, kept, stubs, .. } = self.databases;
-        let range = range.start.0..range.end.0;
-        let mut trees = Vec::with_capacity(3);
-        for tree in [events, kept, stubs] {
-            trees.push(tree.range(&self.txn, &range)?.peekable());
-        }
-        Ok(InOrder(trees))
+        in_order(self.databases, &self.txn, range)
     }
 
     fn view(&self) -> View<'_> {
@@ -145,6 +139,20 @@ impl Iterator for Walk<'_> {
 
 fn damaged_key() -> heed::Error {
     heed::Error::Decoding("a key of an index is cut off".into())
+}
+
+/// What one transaction holds at these places, in order, wherever it lies.
+pub fn in_order<'t>(
+    databases: &Databases<'_>,
+    txn: &'t RoTxn<'_, WithoutTls>,
+    range: Range<Seq>,
+) -> Result<InOrder<'t>, heed::Error> {
+    let range = range.start.0..range.end.0;
+    let mut trees = Vec::with_capacity(3);
+    for tree in [&databases.events, &databases.kept, &databases.stubs] {
+        trees.push(tree.range(txn, &range)?.peekable());
+    }
+    Ok(InOrder(trees))
 }
 
 /// A walk over the three trees of events as if they were one.

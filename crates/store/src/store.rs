@@ -10,13 +10,16 @@ use std::{
 };
 
 use event::{EventId, Filter, Packed, Timestamp};
+use heed::{RoTxn, WithoutTls};
 use index::{Reader, Scan, Seq, Source};
 use tokio::sync::watch;
 
 use crate::{
+    collector::row_at,
     databases::{
-        COMPLETE_SINCE, Databases, FORMAT, FORMAT_BEFORE_COLLECTION, FORMAT_BEFORE_DATES,
-        FORMAT_NAME, FORMAT_SHARED, LAYER2_CURSOR, MADE, NEXT_SEQ, OUTBOX_BYTES,
+        COMPLETE_SINCE, Databases, FORMAT, FORMAT_BEFORE_COLLECTION, FORMAT_BEFORE_COVERAGE,
+        FORMAT_BEFORE_DATES, FORMAT_NAME, FORMAT_SHARED, GIVEN_UP, LAYER2_CURSOR, MADE, NEXT_SEQ,
+        OUTBOX_BYTES,
     },
     environment::Environment,
     observer::Observer,
@@ -123,6 +126,8 @@ pub struct Stats {
     pub bytes_on_disk: u64,
     /// What of it is in use.
     pub bytes_in_use: u64,
+    /// Notes of what L1 can answer alone though it is old.
+    pub covered: u64,
     /// Transactions that were committed and synced, since the store was made.
     pub commits: u64,
 }
@@ -245,8 +250,45 @@ impl Store {
         Ok(databases.ids.get(txn, &id.0)?.is_some())
     }
 
+    /// Those of these ids under which nothing is held, or nothing but what was read through.
+    pub fn unknown(&self, ids: &[EventId]) -> Result<Vec<EventId>, ReadError> {
+        self.those(ids, |databases, txn, seq| {
+            databases.quiet.get(txn, &seq).map(|row| row.is_some())
+        })
+    }
+
+    /// Those of these ids under which no body is held.
+    pub fn without_body(&self, ids: &[EventId]) -> Result<Vec<EventId>, ReadError> {
+        self.those(ids, |databases, txn, seq| {
+            databases.stubs.get(txn, &seq).map(|row| row.is_some())
+        })
+    }
+
+    /// Ids that are not held, and those of whose places `is_one` says so.
+    fn those(
+        &self,
+        ids: &[EventId],
+        is_one: impl Fn(&Databases<'static>, &RoTxn<'_, WithoutTls>, u64) -> Result<bool, heed::Error>,
+    ) -> Result<Vec<EventId>, ReadError> {
+        let Snapshot { databases, txn, .. } = &self.snapshot()?;
+        let mut found = Vec::new();
+        for id in ids {
+            match databases.ids.get(txn, &id.0)? {
+                Some(seq) if !is_one(databases, txn, seq)? => {}
+                _ => found.push(*id),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether the event at this place was read through: who follows the store is not told of it.
+    pub fn is_quiet(&self, seq: Seq) -> Result<bool, ReadError> {
+        let Snapshot { databases, txn, .. } = &self.snapshot()?;
+        Ok(databases.quiet.get(txn, &seq.0)?.is_some())
+    }
+
     /// Calls `each` for the events stored at `from` or later and before `to`, in order, until it
-    /// breaks; some may be stubs. Returns where to go on: behind the last event that `each` saw, or, when it saw all,
+    /// breaks; some may be stubs, and those that were read through are left out. Returns where to go on: behind the last event that `each` saw, or, when it saw all,
     /// at `to` or at the end of the store. One read transaction is open meanwhile.
     pub fn since(
         &self,
@@ -259,8 +301,13 @@ impl Store {
         if from >= to {
             return Ok(from);
         }
+        let Snapshot { databases, txn, .. } = &snapshot;
+        let mut quiet = databases.quiet.range(txn, &(from.0..to.0))?.peekable();
         for row in snapshot.in_order(from..to)? {
             let (seq, bytes) = row?;
+            if row_at(&mut quiet, seq.0)?.is_some() {
+                continue;
+            }
             let event = packed(bytes)?;
             if snapshot.hides(&event) {
                 continue;
@@ -298,6 +345,7 @@ impl Store {
             stubs: databases.stubs.len(txn)?,
             bytes_in_use: Usage::read(databases, txn)?.bytes,
             next_seq: snapshot.next_seq()?,
+            covered: databases.covered.len(txn)?,
             outbox: databases.outbox.len(txn)?,
             outbox_bytes: databases.numbers.get(txn, OUTBOX_BYTES)?.unwrap_or(0),
             outbox_since: databases.outbox.first(txn)?.map(|(_, row)| OutboxRow::read(row).since),
@@ -325,6 +373,13 @@ impl Store {
     pub fn complete_since(&self) -> Result<Timestamp, ReadError> {
         let Snapshot { databases, txn, .. } = &self.snapshot()?;
         Ok(Timestamp(databases.numbers.get(txn, COMPLETE_SINCE)?.unwrap_or(0)))
+    }
+
+    /// How often collections have given up whole events, with their stubs. As long as it stays the same,
+    /// what a filter was found to have here is here.
+    pub fn given_up(&self) -> Result<u64, ReadError> {
+        let Snapshot { databases, txn, .. } = &self.snapshot()?;
+        Ok(databases.numbers.get(txn, GIVEN_UP)?.unwrap_or(0))
     }
 
     /// Notes that these events went to clients: what is served stays longer. Costs no write now.
@@ -404,6 +459,7 @@ fn check_format(
         Some(FORMAT_BEFORE_COLLECTION | FORMAT_BEFORE_DATES) if ours == FORMAT => {
             add_dates(databases, &mut txn)?;
         }
+        Some(FORMAT_BEFORE_COVERAGE) if ours == FORMAT => {}
         Some(found) => return Ok(found),
         None => {
             databases.numbers.put(&mut txn, NEXT_SEQ, &0)?;

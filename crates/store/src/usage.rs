@@ -26,7 +26,7 @@ impl Usage {
     ) -> Result<Usage, heed::Error> {
         let Databases { events, kept, stubs, served, arrivals, ids, addresses, .. } = databases;
         let Databases { tombstones, address_tombstones, vanished, expiries, .. } = databases;
-        let Databases { outbox, aside, numbers, texts, log, .. } = databases;
+        let Databases { outbox, aside, quiet, covered, numbers, texts, log, .. } = databases;
         let mut index_bytes = pages(ids, txn)? + pages(addresses, txn)? + pages(expiries, txn)?;
         for index in databases.indexes() {
             index_bytes += pages(index, txn)?;
@@ -36,7 +36,11 @@ impl Usage {
         let requests =
             pages(tombstones, txn)? + pages(address_tombstones, txn)? + pages(vanished, txn)?;
         let rows = pages(outbox, txn)? + pages(aside, txn)? + pages(numbers, txn)?;
-        let notes = pages(served, txn)? + pages(arrivals, txn)? + pages(texts, txn)?;
+        let notes = pages(served, txn)?
+            + pages(arrivals, txn)?
+            + pages(quiet, txn)?
+            + pages(covered, txn)?
+            + pages(texts, txn)?;
         let log = pages(log, txn)?;
         Ok(Usage {
             bytes: bodies + stub_bytes + index_bytes + requests + rows + notes + log,

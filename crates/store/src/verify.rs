@@ -15,6 +15,7 @@ use heed::{Database, types::Bytes};
 use index::{CREATED_AT_MAX, Index, Key, Seq, address_digest, keys_of, tombstone};
 
 use crate::{
+    coverage::Range,
     databases::{FORMAT, FORMAT_NAME, Number, OUTBOX_BYTES, expiry_key, expiry_of},
     outbox::OutboxRow,
     snapshot::Snapshot,
@@ -45,11 +46,13 @@ pub enum Invariant {
     Aside,
     Local,
     Served,
+    Quiet,
+    Covered,
 }
 
 impl Invariant {
     /// All of them, in the order in which they are told.
-    pub const ALL: [Invariant; 20] = [
+    pub const ALL: [Invariant; 22] = [
         Invariant::Format,
         Invariant::Seqs,
         Invariant::Places,
@@ -70,6 +73,8 @@ impl Invariant {
         Invariant::Aside,
         Invariant::Local,
         Invariant::Served,
+        Invariant::Quiet,
+        Invariant::Covered,
     ];
 
     /// What people and scripts call it.
@@ -95,6 +100,8 @@ impl Invariant {
             Invariant::Aside => "aside",
             Invariant::Local => "local",
             Invariant::Served => "served",
+            Invariant::Quiet => "quiet",
+            Invariant::Covered => "covered",
         }
     }
 
@@ -125,6 +132,8 @@ impl Invariant {
                 "what L2 is not to hear of is held, and does not wait for L2 as well"
             }
             Invariant::Served => "every date of serving stands beside its event",
+            Invariant::Quiet => "every row for what was read through stands beside its event",
+            Invariant::Covered => "every note of what is complete has its range of dates",
         }
     }
 }
@@ -371,6 +380,18 @@ impl<'s> Check<'s> {
             let (seq, _) = row?;
             let is_held = self.event_at(seq)?.is_some();
             self.findings.note(Invariant::Served, is_held, || format!("seq {seq} is not held"));
+        }
+        for row in databases.quiet.iter(txn)? {
+            let (seq, ()) = row?;
+            let is_held = self.event_at(seq)?.is_some();
+            self.findings.note(Invariant::Quiet, is_held, || format!("seq {seq} is not held"));
+        }
+        for row in databases.covered.iter(txn)? {
+            let (name, range) = row?;
+            let is_range = Range::read(range).is_some_and(|range| range.from <= range.until);
+            self.findings.note(Invariant::Covered, is_range && name.len() == 16, || {
+                format!("a name of {} bytes, a range of {}", name.len(), range.len())
+            });
         }
         Ok(())
     }

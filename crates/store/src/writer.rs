@@ -7,13 +7,13 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use event::{EventId, Verified};
+use event::{EventId, Filter, Timestamp, Verified};
 use heed::MdbError;
 use index::Seq;
 use tokio::sync::{mpsc, oneshot};
@@ -23,6 +23,7 @@ use crate::{
     Batch,
     change::{Change, Layer2Change, New, NewChange, Origin, Outcome},
     collect::Terms,
+    coverage::notes_max,
     databases::NEXT_SEQ,
     environment::CannotGrow,
     outbox::{Rows, Settlement},
@@ -110,6 +111,22 @@ enum Task {
     GiveUp {
         rows: Rows,
         done: Arc<AtomicUsize>,
+    },
+    Offer {
+        from: Seq,
+        next: Arc<Mutex<Option<Seq>>>,
+    },
+    StartOver,
+    Fill {
+        events: Vec<New>,
+        as_of: u64,
+        is_stale: Arc<AtomicBool>,
+    },
+    Cover {
+        asked: Box<Filter>,
+        from: Timestamp,
+        held: Vec<EventId>,
+        notes_max: u64,
     },
     Revive {
         events: Vec<New>,
@@ -241,11 +258,54 @@ impl Writer {
         Ok(done.load(Ordering::Relaxed))
     }
 
+    /// Turns to an L2 of which nothing is known: another one, or one that was begun anew. All events that
+    /// are held here go into the outbox, stubs go, and L2's log is read from its start. A crash on the
+    /// way leaves the cursor where it was: then this has to be done once more, and does no harm.
+    pub async fn turn_to_other_layer2(&self) -> Result<(), WriteError> {
+        let mut from = Some(Seq(0));
+        while let Some(seq) = from {
+            let next = Arc::new(Mutex::new(None));
+            self.call(Task::Offer { from: seq, next: next.clone() }).await?;
+            from = *next.lock().expect("nobody panics holding it");
+        }
+        self.call(Task::StartOver).await.map(drop)
+    }
+
     /// Stores the bodies of stubs again. What is not held any more is passed over. A store that is full
     /// does not take them, and makes no room for them: L2 has them.
     pub async fn revive(&self, events: Vec<Verified>) -> Result<(), WriteError> {
         let events = events.into_iter().map(New::from).collect();
         self.call(Task::Revive { events }).await.map(drop)
+    }
+
+    /// Stores what L2 answered to a question when its log was `as_of` long. None: more of the log is known
+    /// here by now, and L2 has to be asked again; some of the events may be stored.
+    pub async fn fill(
+        &self,
+        events: Vec<Verified>,
+        as_of: u64,
+    ) -> Result<Option<Vec<Outcome>>, WriteError> {
+        let is_stale = Arc::new(AtomicBool::new(false));
+        let mut outcomes = Vec::with_capacity(events.len());
+        let mut events = events.into_iter().map(New::from).peekable();
+        while events.peek().is_some() {
+            let events = events.by_ref().take(BATCH_EVENTS_MAX).collect();
+            let task = Task::Fill { events, as_of, is_stale: is_stale.clone() };
+            outcomes.extend(self.call(task).await?);
+        }
+        Ok(Some(outcomes).filter(|_| !is_stale.load(Ordering::Relaxed)))
+    }
+
+    /// Notes that L2 was asked for `asked` and has answered, so that from `from` on nothing of it is
+    /// missing here. `held` is what of the answer is stored: if something of it is gone, there is no note.
+    pub async fn note_covered(
+        &self,
+        asked: Filter,
+        from: Timestamp,
+        held: Vec<EventId>,
+    ) -> Result<(), WriteError> {
+        let notes_max = notes_max(self.thread.inner.room.limit());
+        self.call(Task::Cover { asked: asked.into(), from, held, notes_max }).await.map(drop)
     }
 
     pub(crate) async fn note_served(&self, seqs: Vec<Seq>) -> Result<(), WriteError> {
@@ -597,17 +657,21 @@ impl Task {
             Task::Layer2 { changes, .. } => {
                 let bytes = |change: &NewChange| match change {
                     NewChange::Saved(new) => new.bytes(),
-                    NewChange::Removed(_) | NewChange::Cleared => 0,
+                    NewChange::Held(_) | NewChange::Removed(_) | NewChange::Cleared => 0,
                 };
                 (changes.len(), changes.iter().map(bytes).sum())
             }
             Task::Settle { rows } => (rows.len(), 0),
             Task::Delete { ids } | Task::Remove { ids, .. } => (ids.len(), 0),
-            Task::Revive { events } => (events.len(), events.iter().map(New::bytes).sum()),
+            Task::Cover { held, .. } => (held.len(), 0),
+            Task::Revive { events } | Task::Fill { events, .. } => {
+                (events.len(), events.iter().map(New::bytes).sum())
+            }
             Task::Collect { seqs, .. } | Task::Prune { seqs, .. } => (seqs.len(), 0),
             Task::NoteServed { seqs } => (seqs.len(), 0),
             Task::Retry { .. } | Task::GiveUp { .. } | Task::Empty => (1, 0),
-            Task::ForgetArrivals | Task::Text { .. } => (1, 0),
+            Task::Offer { .. } => (BATCH_EVENTS_MAX, 0),
+            Task::StartOver | Task::ForgetArrivals | Task::Text { .. } => (1, 0),
         }
     }
 
@@ -628,19 +692,23 @@ impl Task {
             Task::Delete { ids } if ids.len() > 1 => {
                 Some(Task::Delete { ids: ids.split_off(ids.len() / 2) })
             }
+            Task::Fill { events, as_of, is_stale } if events.len() > 1 => {
+                let events = events.split_off(events.len() / 2);
+                Some(Task::Fill { events, as_of: *as_of, is_stale: is_stale.clone() })
+            }
             _ => None,
         }
     }
 
     /// Whether it may have to wait until there is room. What only fills the cache does without.
     fn waits_for_room(&self) -> bool {
-        matches!(self, Task::Put { .. } | Task::Layer2 { .. })
+        matches!(self, Task::Put { .. } | Task::Layer2 { .. } | Task::Fill { .. })
     }
 
     /// Whether it leaves the reserve alone. All others are small, or make room.
     fn takes_room(&self) -> bool {
         match self {
-            Task::Put { .. } | Task::Revive { .. } => true,
+            Task::Put { .. } | Task::Revive { .. } | Task::Fill { .. } => true,
             Task::Layer2 { changes, .. } => {
                 changes.iter().any(|change| matches!(change, NewChange::Saved(_)))
             }
@@ -650,7 +718,7 @@ impl Task {
 
     /// Whether rows of the outbox come from it without new events.
     fn refills_outbox(&self) -> bool {
-        matches!(self, Task::Retry { .. })
+        matches!(self, Task::Retry { .. } | Task::Offer { .. } | Task::StartOver)
     }
 
     fn is_collection(&self) -> bool {
@@ -668,7 +736,19 @@ impl Task {
             }
             Task::Retry { rows, done } => done.store(change.retry(rows)?, Ordering::Relaxed),
             Task::GiveUp { rows, done } => done.store(change.give_up(rows)?, Ordering::Relaxed),
+            Task::Offer { from, next } => {
+                let reached = change.offer(*from, BATCH_EVENTS_MAX)?;
+                *next.lock().expect("nobody panics holding it") = reached;
+            }
+            Task::StartOver => change.start_over()?,
             Task::Revive { events } => events.iter().try_for_each(|new| change.revive(new))?,
+            Task::Fill { events, as_of, is_stale } => match change.fill(events, *as_of)? {
+                Some(outcomes) => return Ok(outcomes),
+                None => is_stale.store(true, Ordering::Relaxed),
+            },
+            Task::Cover { asked, from, held, notes_max } => {
+                change.note_covered(asked, *from, held, *notes_max)?;
+            }
             Task::NoteServed { seqs } => change.note_served(seqs)?,
             Task::Collect { seqs, terms, done } => {
                 for_a_while(seqs, done, |seq| change.collect(seq, terms))?;

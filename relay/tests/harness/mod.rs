@@ -2,10 +2,10 @@
 
 use std::{
     cmp::Reverse,
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use aquifer::{
@@ -15,7 +15,7 @@ use aquifer::{
 };
 use async_trait::async_trait;
 use candid::Principal;
-use event::{Event, EventId, Filter, Packed};
+use event::{Event, EventId, Filter, Packed, Timestamp};
 use futures_util::{SinkExt, StreamExt};
 use layer2::{
     Change, ChangesFrom, ChangesPage, Count, DeleteOutcome, Deletion, Detail, Layer2, Layer2Error,
@@ -328,7 +328,10 @@ pub struct FakeL2 {
 }
 
 struct State {
-    log: Vec<What>,
+    log: Vec<Entry>,
+    /// What the log leaves, with its places there, and in NIP-01's order.
+    held: HashMap<EventId, (usize, Event)>,
+    sorted: BTreeSet<(Reverse<Timestamp>, EventId)>,
     is_available: bool,
     is_silent: bool,
     role: Option<Role>,
@@ -342,9 +345,26 @@ struct State {
     most_saves_under_way: usize,
     answers_to_lose: usize,
     saves_answered: usize,
-    polls: usize,
+    /// Places of the log from which pages were asked for.
+    polls: Vec<u64>,
+    pages_to_spoil: usize,
+    /// How many entries the next pages do not know of.
+    lag: usize,
+    /// What polls are told is gone, and is not.
+    hidden: HashSet<EventId>,
     role_questions: usize,
     gets: usize,
+    /// Pages of answers to filters.
+    queries: usize,
+    holds_queries: bool,
+    /// From here on no page of the log is told.
+    polls_end_at: Option<u64>,
+    page_entries: usize,
+}
+
+struct Entry {
+    arrived: u64,
+    what: What,
 }
 
 impl Default for FakeL2 {
@@ -357,6 +377,8 @@ impl FakeL2 {
     pub fn named(name: &'static str) -> FakeL2 {
         let state = State {
             log: Vec::new(),
+            held: HashMap::new(),
+            sorted: BTreeSet::new(),
             is_available: true,
             is_silent: false,
             role: Some(Role::Relay),
@@ -367,9 +389,16 @@ impl FakeL2 {
             most_saves_under_way: 0,
             answers_to_lose: 0,
             saves_answered: 0,
-            polls: 0,
+            polls: Vec::new(),
+            pages_to_spoil: 0,
+            lag: 0,
+            hidden: HashSet::new(),
             role_questions: 0,
             gets: 0,
+            queries: 0,
+            holds_queries: false,
+            polls_end_at: None,
+            page_entries: 2,
         };
         FakeL2 { name, state: Arc::new(watch::Sender::new(state)) }
     }
@@ -446,7 +475,7 @@ impl FakeL2 {
     }
 
     pub fn append(&self, what: What) {
-        self.with(|state| state.log.push(what));
+        self.with(|state| state.append(what));
     }
 
     pub fn contents(&self) -> Vec<Event> {
@@ -458,14 +487,56 @@ impl FakeL2 {
     }
 
     pub async fn wait_for_events(&self, count: usize) {
-        self.wait_until(|state| state.contents().len() >= count).await;
-        assert_eq!(self.contents().len(), count);
+        self.wait_until(|state| state.held.len() >= count).await;
+        assert_eq!(self.state.borrow().held.len(), count);
     }
 
     /// Until so many polls more have been answered.
     pub async fn wait_for_polls(&self, count: usize) {
-        let before = self.state.borrow().polls;
-        self.wait_until(|state| state.polls >= before + count).await;
+        let before = self.state.borrow().polls.len();
+        self.wait_until(|state| state.polls.len() >= before + count).await;
+    }
+
+    /// Where polls have started so far.
+    pub fn polls(&self) -> Vec<u64> {
+        self.state.borrow().polls.clone()
+    }
+
+    /// Until a poll has started from there.
+    pub async fn wait_for_poll_from(&self, seq: u64) {
+        self.wait_until(|state| state.polls.last() == Some(&seq)).await;
+    }
+
+    pub fn length_now(&self) -> u64 {
+        self.state.borrow().log.len() as u64
+    }
+
+    /// The next pages of the log do not prove themselves.
+    pub fn spoil_next_pages(&self, count: usize) {
+        self.with(|state| state.pages_to_spoil = count);
+    }
+
+    /// Until all of them were asked for.
+    pub async fn wait_until_unspoiled(&self) {
+        self.wait_until(|state| state.pages_to_spoil == 0).await;
+    }
+
+    /// Who answers polls from now on has not seen so many of the last entries.
+    pub fn lag_by(&self, entries: usize) {
+        self.with(|state| state.lag = entries);
+    }
+
+    /// Polls are told that this event is gone, but those that look back see it.
+    pub fn hide_from_polls(&self, id: EventId) {
+        self.with(|state| state.hidden.insert(id));
+    }
+
+    /// Another log begins under the same name.
+    pub fn begin_anew(&self) {
+        self.with(|state| {
+            state.log.clear();
+            state.clear();
+        });
     }
 
     pub async fn wait_for_role_questions(&self, count: usize) {
@@ -483,6 +554,40 @@ impl FakeL2 {
         self.state.borrow().gets
     }
 
+    /// Pages of answers to filters that it was asked for.
+    pub fn queries(&self) -> usize {
+        self.state.borrow().queries
+    }
+
+    pub async fn wait_for_queries(&self, count: usize) {
+        self.wait_until(|state| state.queries >= count).await;
+    }
+
+    /// Whether answers to filters wait until this is taken back.
+    pub fn hold_queries(&self, holds: bool) {
+        self.with(|state| state.holds_queries = holds);
+    }
+
+    /// Polls get no further than this.
+    pub fn end_polls_at(&self, seq: Option<u64>) {
+        self.with(|state| state.polls_end_at = seq);
+    }
+
+    /// How many entries a page of the log has.
+    pub fn set_page_entries(&self, entries: usize) {
+        self.with(|state| state.page_entries = entries);
+    }
+
+    /// The dumb twin of every query.
+    pub fn naive_answer(&self, filter: &Filter) -> Vec<String> {
+        let state = self.state.borrow();
+        state
+            .answer(std::slice::from_ref(filter))
+            .iter()
+            .map(|event| event.id.to_string())
+            .collect()
+    }
+
     pub async fn wait_for_saves_answered(&self, count: usize) {
         self.wait_until(|state| state.saves_answered >= count).await;
     }
@@ -490,11 +595,51 @@ impl FakeL2 {
 
 impl State {
     fn contents(&self) -> Vec<Event> {
-        let saved = self.log.iter().filter_map(|what| match what {
-            What::Saved(bytes) => Some(Packed::parse(bytes).ok()?.unpack()),
-            _ => None,
-        });
-        saved.collect()
+        let mut held: Vec<&(usize, Event)> = self.held.values().collect();
+        held.sort_unstable_by_key(|(seq, _)| *seq);
+        held.into_iter().map(|(_, event)| event.clone()).collect()
+    }
+
+    /// Each event held against each filter.
+    fn answer(&self, filters: &[Filter]) -> Vec<&Event> {
+        let sorted = || self.sorted.iter().map(|(_, id)| &self.held[id].1);
+        let answer = |filter: &Filter| {
+            let limit = filter.limit.map_or(usize::MAX, |limit| limit as usize);
+            sorted().filter(|event| filter.matches(event)).take(limit).collect::<Vec<_>>()
+        };
+        if let [filter] = filters {
+            return answer(filter);
+        }
+        let wanted: HashSet<EventId> =
+            filters.iter().flat_map(answer).map(|event| event.id).collect();
+        sorted().filter(|event| wanted.contains(&event.id)).collect()
+    }
+
+    fn clear(&mut self) {
+        self.held.clear();
+        self.sorted.clear();
+    }
+
+    fn append(&mut self, what: What) {
+        let arrived = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        match &what {
+            What::Saved(bytes) => {
+                if let Ok(event) = Packed::parse(bytes) {
+                    let event = event.unpack();
+                    self.sorted.insert((Reverse(event.created_at), event.id));
+                    self.held.insert(event.id, (self.log.len(), event));
+                }
+            }
+            What::Removed { id, .. } => {
+                let id = EventId(id[..].try_into().unwrap());
+                if let Some((_, event)) = self.held.remove(&id) {
+                    self.sorted.remove(&(Reverse(event.created_at), id));
+                }
+            }
+            What::Gone(_) => {}
+            What::Cleared => self.clear(),
+        }
+        self.log.push(Entry { arrived, what });
     }
 
     fn save(&mut self, bytes: &[u8]) -> SaveOutcome {
@@ -502,10 +647,10 @@ impl State {
         if let Some(outcome) = self.outcomes.get(&event.id) {
             return outcome.clone();
         }
-        if let Some(seq) = self.contents().iter().position(|held| held.id == event.id) {
-            return SaveOutcome::Duplicate(seq as u64);
+        if let Some((seq, _)) = self.held.get(&event.id) {
+            return SaveOutcome::Duplicate(*seq as u64);
         }
-        self.log.push(What::Saved(bytes.to_vec().into()));
+        self.append(What::Saved(bytes.to_vec().into()));
         SaveOutcome::Saved(self.log.len() as u64 - 1)
     }
 
@@ -570,20 +715,36 @@ impl Layer2 for FakeL2 {
     }
 
     async fn changes(&self, from: ChangesFrom, detail: Detail) -> Result<ChangesPage, Layer2Error> {
-        const PAGE: usize = 2;
         self.answers().await;
+        if let (ChangesFrom::Seq(first), Detail::Events) = (from, detail) {
+            self.with(|state| state.polls.push(first));
+            self.wait_until(|state| state.polls_end_at.is_none_or(|end| first < end)).await;
+        }
         self.with(|state| {
             state.check()?;
-            state.polls += 1;
-            // Nothing here has a date of arrival.
+            let length = (state.log.len() - state.lag) as u64;
             let first = match from {
+                ChangesFrom::Seq(seq) if seq > length => return Err(Layer2Error::Behind(length)),
                 ChangesFrom::Seq(seq) => seq,
-                ChangesFrom::Arrived(_) => 0,
+                ChangesFrom::Arrived(time) => {
+                    state.log.partition_point(|entry| entry.arrived < time) as u64
+                }
             };
-            let length = state.log.len() as u64;
-            let entries = state.log.iter().enumerate().skip(first as usize).take(PAGE);
+            if state.pages_to_spoil > 0 {
+                state.pages_to_spoil -= 1;
+                return Err(Layer2Error::Unproven("spoiled".into()));
+            }
+            let end = state.polls_end_at.unwrap_or(length);
+            let count = end.saturating_sub(first).min(state.page_entries as u64);
+            let entries = state.log[..length as usize].iter().enumerate();
             let changes: Vec<Change> = entries
-                .map(|(seq, what)| Change { seq: seq as u64, arrived: 0, what: told(what, detail) })
+                .skip(first as usize)
+                .take(count as usize)
+                .map(|(seq, Entry { arrived, what })| Change {
+                    seq: seq as u64,
+                    arrived: *arrived,
+                    what: told(what, detail, &state.hidden),
+                })
                 .collect();
             let next = first + changes.len() as u64;
             Ok(ChangesPage { changes, next, length, proof: None })
@@ -601,15 +762,21 @@ impl Layer2 for FakeL2 {
     async fn query(
         &self,
         filters: &[Filter],
-        _cursor: Option<&[u8]>,
+        cursor: Option<&[u8]>,
     ) -> Result<QueryPage, Layer2Error> {
+        const PAGE: usize = 50;
         self.answers().await;
-        self.with(|state| {
-            state.check()?;
-            let events = naive_answer(&state.contents(), filters);
-            let events = events.into_iter().map(|event| event.pack().into()).collect();
-            Ok(QueryPage { events, cursor: None, length: state.log.len() as u64 })
-        })
+        self.with(|state| state.queries += 1);
+        self.wait_until(|state| !state.holds_queries).await;
+        let state = self.state.borrow();
+        state.check()?;
+        let first = cursor.map_or(0, |at| u32::from_be_bytes(at.try_into().unwrap()) as usize);
+        let events = state.answer(filters);
+        let next = first + PAGE;
+        let cursor = (next < events.len()).then(|| (next as u32).to_be_bytes().to_vec().into());
+        let page = events.into_iter().skip(first).take(PAGE);
+        let events = page.map(|event| event.pack().into()).collect();
+        Ok(QueryPage { events, cursor, length: state.log.len() as u64 })
     }
 
     async fn count(&self, filters: &[Filter]) -> Result<Count, Layer2Error> {
@@ -638,8 +805,8 @@ impl Layer2 for FakeL2 {
         self.with(|state| {
             state.check()?;
             state.gets += 1;
-            let held = state.contents().into_iter().filter(|event| ids.contains(&event.id));
-            Ok(held.map(|event| event.pack()).collect())
+            let held = ids.iter().filter_map(|id| state.held.get(id));
+            Ok(held.map(|(_, event)| event.pack()).collect())
         })
     }
 
@@ -653,25 +820,13 @@ impl Layer2 for FakeL2 {
     }
 }
 
-fn told(what: &What, detail: Detail) -> What {
-    match what {
-        What::Saved(bytes) if detail == Detail::Ids => {
-            What::Saved(Packed::parse(bytes).unwrap().id().0.to_vec().into())
-        }
-        what => what.clone(),
+fn told(what: &What, detail: Detail, hidden: &HashSet<EventId>) -> What {
+    let What::Saved(bytes) = what else { return what.clone() };
+    let Ok(event) = Packed::parse(bytes) else { return what.clone() };
+    let id = event.id();
+    match detail {
+        Detail::Events if hidden.contains(&id) => What::Gone(id.0.to_vec().into()),
+        Detail::Events => what.clone(),
+        Detail::Ids => What::Saved(id.0.to_vec().into()),
     }
-}
-
-/// The dumb twin of every query: each event held against each filter.
-fn naive_answer(held: &[Event], filters: &[Filter]) -> Vec<Event> {
-    let mut sorted = held.to_vec();
-    sorted.sort_by_key(|event| (Reverse(event.created_at), event.id));
-    let mut wanted = HashSet::new();
-    for filter in filters {
-        let limit = filter.limit.map_or(usize::MAX, |limit| limit as usize);
-        let matching = sorted.iter().filter(|event| filter.matches(event)).take(limit);
-        wanted.extend(matching.map(|event| event.id));
-    }
-    sorted.retain(|event| wanted.contains(&event.id));
-    sorted
 }

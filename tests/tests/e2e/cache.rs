@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cluster::Source;
+
 use crate::{
     events::{by_id, left_of, notes},
     world::{PATIENCE, World, aquifer, eventually_same},
@@ -91,4 +93,37 @@ async fn outbox_is_empty(data: &Path) {
         assert!(started.elapsed() < PATIENCE, "the outbox does not get empty");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+#[tokio::test]
+async fn what_a_small_cache_gave_up_altogether_is_read_through_and_remembered() {
+    let world = World::new().await;
+    let words = ["--cache-bytes-max", "8388608", "--cache-high-percent", "84"];
+    let more = ["--cache-low-percent", "70", "--gc-interval", "0.1", "--l2-timeout", "20"];
+    let relay = world.relay_with(&[&words[..], &more[..]].concat()).await;
+    let (ann, bob) = (notes(1, 40, 600), notes(2, 1_500, 8_000));
+    let client = relay.client().await;
+    let mut sent = 0;
+    for batch in [&ann[..]].into_iter().chain(bob.chunks(150)) {
+        client.publish_all(batch).await;
+        sent += batch.len() as u64;
+        // What the canister has not got cannot be given up.
+        world.until_it_holds(sent).await;
+    }
+    let of_ann =
+        || nostr_sdk::Filter::new().author(nostr_sdk::PublicKey::from_byte_array(ann[0].pubkey.0));
+    let first = || of_ann().until(ann[19].created_at.0.into()).limit(20);
+    let expected = by_id(ann[..20].iter().cloned());
+    let asked = || {
+        let lines = relay.run.process().lines(Source::Stderr);
+        lines.iter().any(|line| line.contains("L2 answered a question"))
+    };
+    assert!(!asked());
+    assert_eq!(client.fetch(first()).await, expected);
+    assert!(asked(), "nothing was read through: the cache is too large for this story");
+    // From here on it needs no canister for that.
+    world.ic.stop().await.unwrap();
+    assert_eq!(client.fetch(first()).await, expected);
+    world.ic.start().await.unwrap();
+    world.end([relay]).await;
 }

@@ -51,6 +51,25 @@ async fn publishing_goes_on_while_the_canister_cannot_be_reached_and_all_arrives
 }
 
 #[tokio::test]
+async fn a_canister_that_was_installed_anew_gets_what_its_relay_holds() {
+    let world = World::new().await;
+    let relay = world.relay().await;
+    let events = notes(1, 60, 600);
+    let (before, after) = events.split_at(50);
+    relay.client().await.publish_all(&before[..30]).await;
+    world.save(&before[30..]).await;
+    world.settles_on(&left_of(before), &[&relay]).await;
+
+    world.ic.reinstall(artifacts().wasm().unwrap()).await.unwrap();
+    assert_eq!(world.canister_holds().await.len(), 0);
+    world.grant(relay.run.options()).await;
+    world.save(&after[..5]).await;
+    relay.client().await.publish_all(&after[5..]).await;
+    world.settles_on(&left_of(&events), &[&relay]).await;
+    world.end([relay]).await;
+}
+
+#[tokio::test]
 async fn a_relay_started_while_the_canister_is_away_serves_and_catches_up() {
     let mut world = World::new().await;
     let (mut a, b) = world.two_relays().await;

@@ -177,6 +177,15 @@ impl World {
         }
     }
 
+    /// Waits until the canister holds so many events.
+    pub async fn until_it_holds(&self, events: u64) {
+        let started = Instant::now();
+        while self.ic.status().await.unwrap().events < events {
+            assert!(started.elapsed() < PATIENCE, "the canister does not get {events} events");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Saves past the relays, as the canister's operator.
     pub async fn save(&self, events: &[Event]) -> Vec<SaveOutcome> {
         let packed: Vec<EventBytes> = events.iter().map(|e| EventBytes::from(e.pack())).collect();

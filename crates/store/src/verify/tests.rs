@@ -75,8 +75,11 @@ fn check(expected: &[&str], damage: impl FnOnce(&Databases<'static>, &mut RwTxn<
 fn a_sound_store_violates_nothing_and_every_invariant_is_looked_at() {
     let (_folder, store, _writer) = sound();
     for finding in findings(&store) {
-        // Nothing was collected or served here.
-        let is_empty = matches!(finding.invariant, Invariant::Stubs | Invariant::Served);
+        // Nothing was collected, served or read through here.
+        let is_empty = matches!(
+            finding.invariant,
+            Invariant::Stubs | Invariant::Served | Invariant::Quiet | Invariant::Covered
+        );
         assert!((finding.checked > 0 || is_empty) && finding.violations == 0, "{finding:?}");
     }
 }
@@ -238,4 +241,17 @@ fn rows_for_layer_2_without_an_event_are_named() {
     check(&["aside"], |to, txn| to.aside.put(txn, &NOTE, &row).unwrap());
     check(&["local"], |to, txn| to.local.put(txn, &UNKNOWN, &()).unwrap());
     check(&["local"], |to, txn| to.local.put(txn, &REFUSED, &()).unwrap());
+}
+
+#[test]
+fn what_was_read_through_and_is_not_held_is_named_and_so_is_a_note_that_says_nothing() {
+    check(&[], |to, txn| {
+        to.quiet.put(txn, &NOTE, &()).unwrap();
+        to.covered.put(txn, &[7; 16], &Range { from: 1, until: 2 }.bytes()).unwrap();
+    });
+    check(&["quiet"], |to, txn| to.quiet.put(txn, &UNKNOWN, &()).unwrap());
+    check(&["covered"], |to, txn| to.covered.put(txn, &[7; 16], b"short").unwrap());
+    check(&["covered"], |to, txn| {
+        to.covered.put(txn, &[7; 16], &Range { from: 2, until: 1 }.bytes()).unwrap();
+    });
 }

@@ -243,6 +243,42 @@ async fn stubs_that_find_no_room_go_oldest_first_and_leave_a_date() {
 }
 
 #[tokio::test]
+async fn another_l2_gets_all_bodies_and_stubs_are_forgotten() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    let events = notes(2_400);
+    writer.put_all(events[..2_399].to_vec(), Origin::Layer2).await.unwrap();
+    writer.put(events[2_399].clone(), Origin::Client).await.unwrap();
+    let last = store.newest().unwrap();
+    writer.settle(vec![(last, Settlement::Refused("quota".into()))]).await.unwrap();
+    writer.apply_layer2(Vec::new(), 77).await.unwrap();
+    let mut collector = Collector::new(store.clone(), writer.clone(), everything());
+    collector.collect(Seq(300), Occasion::Routine).await.unwrap();
+    let tight = Policy { bytes_max: 4 << 20, high_percent: 90, ..everything() };
+    drop(collector);
+    let mut collector = Collector::new(store.clone(), writer.clone(), tight);
+    collector.collect(Seq(300), Occasion::Routine).await.unwrap();
+    drop(collector);
+    let mut collector = Collector::new(store.clone(), writer.clone(), everything());
+    collector.collect(Seq(500), Occasion::Routine).await.unwrap();
+    assert_eq!((stubs(&store).len(), store.complete_since().unwrap()), (200, Timestamp(1_300)));
+
+    let mut newest = store.follow();
+    newest.mark_unchanged();
+    writer.turn_to_other_layer2().await.unwrap();
+    assert!(newest.has_changed().unwrap(), "who sends the rows up hears of them");
+    let sent: Vec<EventId> = outbox(&store).into_iter().map(|(_, id)| id).collect();
+    assert_eq!(sent, ids(&events[500..]));
+    assert_eq!((stubs(&store), store.aside(Seq(0), 9).unwrap()), (vec![], vec![]));
+    assert_eq!(store.complete_since().unwrap(), Timestamp(0));
+    assert_eq!(store.l2_cursor().unwrap(), Some(0));
+    // What the other L2 has of it, it need not be sent; what it lacks, it is.
+    let held = |event: &Verified| Layer2Change::Held(event.id);
+    writer.apply_layer2(events[600..].iter().map(held).collect(), 9).await.unwrap();
+    assert_eq!(outbox(&store).len(), 100);
+}
+
+#[tokio::test]
 async fn stores_of_earlier_formats_are_taken_over() {
     let folder = folder();
     let (store, writer) = open(folder.path());
