@@ -2,7 +2,7 @@
 //!
 //! Updates are certified by the Internet Computer. Of queries the agent checks that a node of the
 //! subnet signed them; one node can lie or lag, so a page of the log brings a proof, and is used only
-//! if that holds.
+//! if that holds. No event is given up on the word of somebody who has not signed it.
 
 use std::{future::Future, time::Duration};
 
@@ -17,9 +17,10 @@ use interface::{
 };
 use serde_bytes::{ByteBuf, Bytes};
 use tokio::sync::OnceCell;
+use url::Url;
 
 use crate::{
-    CanisterUrl, Detail, Layer2, Layer2Error, UsageFigures, now,
+    CanisterUrl, Detail, Layer2, Layer2Error, UsageFigures, clock, now,
     usage::{Called, Usage},
 };
 
@@ -30,12 +31,16 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Ids asked for in one call.
 const IDS_AT_ONCE: usize = 1_000;
 
+/// What fits into any ingress message.
+const SAVE_BYTES_SAFE: usize = 1_500_000;
+
 /// How old a certificate may be. Nodes that lag further are not asked for news.
 const CERTIFICATE_AGE_MAX: Duration = Duration::from_secs(300);
 
 /// An event store canister on the Internet Computer.
 pub struct Canister {
     agent: Agent,
+    gateway: Url,
     id: Principal,
     principal: Principal,
     /// Empty until the gateway of a test network has told its root key.
@@ -55,6 +60,7 @@ impl Canister {
         let trusts_built_in_key = !url.fetch_root_key;
         Ok(Canister {
             agent,
+            gateway: url.gateway.clone(),
             id: url.canister,
             principal,
             root_key: OnceCell::new_with(trusts_built_in_key.then_some(())),
@@ -70,7 +76,7 @@ impl Canister {
         let arguments = encode(arguments)?;
         self.usage.asked(Called::Query, arguments.len());
         let query = self.agent.query(&self.id, method).with_arg(arguments);
-        decode(&self.call(query.call()).await?)
+        decode(&self.call(query.call(), classify).await?)
     }
 
     /// An update, or a query as one: the whole subnet answers for it.
@@ -85,7 +91,7 @@ impl Canister {
         let arguments = encode(arguments)?;
         self.usage.asked(Called::Update, arguments.len());
         let update = self.agent.update(&self.id, method).with_arg(arguments);
-        decode(&self.call(update.call_and_wait()).await?)
+        decode(&self.call(update.call_and_wait(), classify_update).await?)
     }
 
     /// Checks a page's proof where two signatures (some milliseconds) hold nobody up.
@@ -107,17 +113,27 @@ impl Canister {
     async fn call(
         &self,
         call: impl Future<Output = Result<Vec<u8>, AgentError>>,
+        classify: fn(&AgentError) -> Layer2Error,
     ) -> Result<Vec<u8>, Layer2Error> {
         let in_time = tokio::time::timeout(CALL_TIMEOUT, async {
             self.root_key.get_or_try_init(|| self.agent.fetch_root_key()).await?;
             call.await
         });
         let answer = match in_time.await {
-            Ok(answer) => answer.map_err(|error| classify(&error)),
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(error)) => Err(self.blame_clock(&error).await.unwrap_or(classify(&error))),
             Err(_) => Err(Layer2Error::Unavailable("no answer in time".into())),
         };
         self.usage.answered(answer.as_ref().ok().map(Vec::len));
         answer
+    }
+
+    /// The same error, if this machine's clock is its cause.
+    async fn blame_clock(&self, error: &AgentError) -> Option<Layer2Error> {
+        if !clock::would_explain(error) {
+            return None;
+        }
+        clock::complaint(&self.gateway).await.map(Layer2Error::Unavailable)
     }
 }
 
@@ -136,7 +152,8 @@ impl Layer2 for Canister {
             return Err(Layer2Error::TooLarge(format!("{} events in one call", events.len())));
         }
         let blobs: Vec<&Bytes> = events.iter().map(|event| Bytes::new(event)).collect();
-        let outcomes = one_for_each(events.len(), self.update("save_events", (blobs,)).await?)?;
+        let answer = self.update("save_events", (blobs,)).await;
+        let outcomes = one_for_each(events.len(), answer.map_err(|error| sized(error, events))?)?;
         self.usage.saved(outcomes.len());
         Ok(outcomes)
     }
@@ -285,6 +302,19 @@ fn classify(error: &AgentError) -> Layer2Error {
         AgentError::HttpError(payload) if payload.status == 413 => {
             return Layer2Error::TooLarge(error.to_string());
         }
+        AgentError::CertificateVerificationFailed()
+        | AgentError::CertificateNotAuthorized()
+        | AgentError::CertificateHasTooManyDelegations
+        | AgentError::QuerySignatureVerificationFailed
+        | AgentError::MissingSignature
+        | AgentError::TooManySignatures { .. }
+        | AgentError::MalformedSignature
+        | AgentError::MalformedPublicKey
+        | AgentError::InvalidCborData(_)
+        | AgentError::InvalidRequestStatus(..)
+        | AgentError::LookupPathAbsent(_)
+        | AgentError::LookupPathUnknown(_)
+        | AgentError::LookupPathError(_) => return Layer2Error::Unproven(error.to_string()),
         AgentError::CandidError(_) => return Layer2Error::Interface(error.to_string()),
         _ => return Layer2Error::Unavailable(error.to_string()),
     };
@@ -298,21 +328,44 @@ fn classify(error: &AgentError) -> Layer2Error {
     }
 }
 
+/// The same for an update. What the subnet has not signed, anybody on the way may have said.
+fn classify_update(error: &AgentError) -> Layer2Error {
+    match (error, classify(error)) {
+        (
+            AgentError::UncertifiedReject { .. },
+            Layer2Error::Interface(why) | Layer2Error::Failed(why),
+        ) => Layer2Error::Unavailable(why),
+        (_, classified) => classified,
+    }
+}
+
+/// What no gateway finds too large is not: then it is out of order, or lies.
+fn sized(error: Layer2Error, events: &[Vec<u8>]) -> Layer2Error {
+    match error {
+        Layer2Error::TooLarge(why) if matches!(events, [one] if one.len() < SAVE_BYTES_SAFE) => {
+            Layer2Error::Unavailable(why)
+        }
+        error => error,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use ic_agent::agent::RejectResponse;
 
     use super::*;
 
+    fn rejection(reject_code: RejectCode, error_code: &str) -> AgentError {
+        let reject = RejectResponse {
+            reject_code,
+            reject_message: "why".into(),
+            error_code: Some(error_code.into()),
+        };
+        AgentError::UncertifiedReject { reject, operation: None }
+    }
+
     fn rejected(reject_code: RejectCode, error_code: &str) -> Layer2Error {
-        classify(&AgentError::UncertifiedReject {
-            reject: RejectResponse {
-                reject_code,
-                reject_message: "why".into(),
-                error_code: Some(error_code.into()),
-            },
-            operation: None,
-        })
+        classify(&rejection(reject_code, error_code))
     }
 
     #[test]
@@ -327,5 +380,20 @@ mod tests {
         assert!(matches!(inspected, Layer2Error::Refused(_)));
         let unknown_method = rejected(RejectCode::DestinationInvalid, "IC0536");
         assert!(matches!(unknown_method, Layer2Error::Interface(_)));
+    }
+
+    #[test]
+    fn nothing_is_final_for_an_update_that_nobody_signed() {
+        let unknown_method = rejection(RejectCode::DestinationInvalid, "IC0536");
+        assert!(matches!(classify_update(&unknown_method), Layer2Error::Unavailable(_)));
+        let trapped = rejection(RejectCode::CanisterError, "IC0503");
+        assert!(matches!(classify_update(&trapped), Layer2Error::Unavailable(_)));
+        let of_sizes = |sizes: &[usize]| {
+            let events: Vec<Vec<u8>> = sizes.iter().map(|bytes| vec![0; *bytes]).collect();
+            sized(Layer2Error::TooLarge("413".into()), &events)
+        };
+        assert!(matches!(of_sizes(&[1_000]), Layer2Error::Unavailable(_)));
+        assert!(matches!(of_sizes(&[1_000, 1_000]), Layer2Error::TooLarge(_)));
+        assert!(matches!(of_sizes(&[3_000_000]), Layer2Error::TooLarge(_)));
     }
 }

@@ -6,6 +6,7 @@
 
 mod arriving;
 mod canister;
+mod clock;
 mod lmdb;
 mod paging;
 mod postgres;
