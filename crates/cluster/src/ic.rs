@@ -7,11 +7,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use candid::{CandidType, Principal, utils::ArgumentEncoder};
+use candid::{CandidType, Nat, Principal, utils::ArgumentEncoder};
 use futures_util::FutureExt;
 use interface::{Answer, Argument, Done, Init, Member, Role, Status};
 use pocket_ic::{
-    PocketIcBuilder, RejectResponse, common::rest::BlobCompression, nonblocking::PocketIc,
+    CanisterSettings, PocketIcBuilder, RejectResponse, common::rest::BlobCompression,
+    nonblocking::PocketIc,
 };
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -20,6 +21,13 @@ use crate::Server;
 
 /// Added to the canister each time it is opened: nobody pays on a laptop.
 const CYCLES: u128 = 1_000_000_000_000_000;
+
+/// How long a canister's cycles are to last before it is frozen, if nobody says otherwise.
+const FREEZING_SECONDS: u64 = 2_592_000;
+/// A hundred thousand years: what was added does not last so long.
+const LONG_SECONDS: u64 = 100_000 * 365 * 86_400;
+/// This does.
+const LONG_CYCLES: u128 = 1_000_000 * CYCLES;
 
 /// Who owns the canister here. A principal without a key: PocketIC takes the sender's word.
 pub fn operator() -> Principal {
@@ -130,6 +138,28 @@ impl Ic {
     pub async fn start(&self) -> Result<()> {
         let start = self.pic.start_canister(self.canister(), Some(operator()));
         unpanicked("starting", start).await?.map_err(rejected)
+    }
+
+    /// The canister runs out of cycles: it is to keep back more for its memory than it has, so it is
+    /// frozen.
+    pub async fn run_dry(&self) -> Result<()> {
+        self.keep_back(LONG_SECONDS).await
+    }
+
+    /// It has cycles enough again, and keeps back what canisters do.
+    pub async fn top_up(&self) -> Result<()> {
+        let add = self.pic.add_cycles(self.canister(), LONG_CYCLES);
+        unpanicked("adding cycles", add).await?;
+        self.keep_back(FREEZING_SECONDS).await
+    }
+
+    async fn keep_back(&self, seconds: u64) -> Result<()> {
+        let settings = CanisterSettings {
+            freezing_threshold: Some(Nat::from(seconds)),
+            ..CanisterSettings::default()
+        };
+        let set = self.pic.update_canister_settings(self.canister(), Some(operator()), settings);
+        unpanicked("setting the freezing threshold", set).await?.map_err(rejected)
     }
 
     /// Closes the gateway: the canister runs on, but nobody reaches it.

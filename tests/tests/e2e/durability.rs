@@ -7,7 +7,6 @@ use std::{
     collections::HashSet,
     env, fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use cluster::{Echo, RelayOptions, RelayProcess, Source};
@@ -24,7 +23,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungsten
 
 use crate::{
     events::{Events, by_id, difference, notes},
-    world::{Client, PATIENCE, artifacts, tell},
+    world::{Client, PATIENCE, artifacts, shim, tell},
 };
 
 const KILLS: usize = 5;
@@ -143,7 +142,7 @@ impl Fragile {
         let folder = tempfile::tempdir().unwrap();
         let fault = folder.path().join("fault");
         let environment = vec![
-            ("LD_PRELOAD".into(), broken_disk(folder.path()).display().to_string()),
+            ("LD_PRELOAD".into(), shim("broken-disk", folder.path()).display().to_string()),
             ("BROKEN_DISK".into(), fault.display().to_string()),
         ];
         let options = alone(folder.path(), environment);
@@ -207,16 +206,6 @@ impl Fragile {
         self.held.extend(by_id(later));
         self.holds_everything().await;
     }
-}
-
-/// Compiles the shim: a C compiler is there, the build needs one.
-fn broken_disk(folder: &Path) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/broken-disk.c");
-    let library = folder.join("broken-disk.so");
-    let mut compiler = Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()));
-    let compiler = compiler.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl");
-    assert!(compiler.status().unwrap().success());
-    library
 }
 
 const EIO: i32 = 5;

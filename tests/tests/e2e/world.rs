@@ -1,9 +1,10 @@
 //! The words that the stories are told in.
 
 use std::{
+    env,
     io::Write,
-    path::Path,
-    process::{Output, Stdio},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
@@ -26,8 +27,8 @@ use crate::events::{Events, by_id, difference, jsonl};
 
 /// How often relays look at the canister here, if a story does not say otherwise.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// No story waits longer for anything; only a failure does.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+/// No story waits longer for anything; only a failure does. A call that nobody answers takes a minute.
+pub const PATIENCE: Duration = Duration::from_secs(100);
 /// Events that a client has on the way at a time.
 const WINDOW: usize = 50;
 
@@ -53,10 +54,20 @@ pub async fn server() -> &'static Server {
 
 /// Waits until `found` is as `expected`.
 pub async fn eventually_same(place: &str, expected: &Events, found: impl AsyncFn() -> Events) {
+    same_within(PATIENCE, place, expected, found).await;
+}
+
+/// Waits until `found` is as `expected`, but not for ever.
+pub async fn same_within(
+    patience: Duration,
+    place: &str,
+    expected: &Events,
+    found: impl AsyncFn() -> Events,
+) {
     let started = Instant::now();
     loop {
         let Some(difference) = difference(expected, &found().await) else { return };
-        assert!(started.elapsed() < PATIENCE, "{place}: {difference}");
+        assert!(started.elapsed() < patience, "{place}: {difference}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -127,6 +138,29 @@ impl World {
         options.more.extend(more.iter().map(|word| (*word).to_owned()));
         self.grant(&options).await;
         Relay::start(options).await
+    }
+
+    /// A granted relay that is started in another way than most.
+    pub async fn relay_but(&self, change: impl FnOnce(&mut RelayOptions)) -> Relay {
+        let mut options = self.relay_options();
+        change(&mut options);
+        self.grant(&options).await;
+        Relay::start(options).await
+    }
+
+    /// A granted relay that reaches the canister by this gateway.
+    pub async fn relay_through(&self, gateway: &str) -> Relay {
+        self.relay_but(|options| options.gateway = gateway.to_owned()).await
+    }
+
+    /// The same, with a clock that can be set wrong.
+    pub async fn relay_through_with_a_clock(&self, gateway: &str) -> (Relay, Clock) {
+        let clock = Clock::make(self.folder.path());
+        let change = |options: &mut RelayOptions| {
+            options.gateway = gateway.to_owned();
+            options.environment = clock.environment();
+        };
+        (self.relay_but(change).await, clock)
     }
 
     pub async fn two_relays(&self) -> (Relay, Relay) {
@@ -201,6 +235,15 @@ impl World {
         }
     }
 
+    /// Waits until the canister and all `relays` hold all of `expected`, and perhaps more.
+    pub async fn settles_on_at_least(&self, expected: &Events, relays: &[&Relay]) {
+        eventually_has("the canister", expected, async || self.canister_holds().await).await;
+        for relay in relays {
+            let client = relay.client().await;
+            eventually_has(relay.name(), expected, async || client.fetch_all().await).await;
+        }
+    }
+
     /// Ends the story: the relays stop well, and the instance makes room for others.
     pub async fn end(self, relays: impl IntoIterator<Item = Relay>) {
         for relay in relays {
@@ -208,6 +251,47 @@ impl World {
         }
         self.ic.close().await.unwrap();
     }
+}
+
+/// The clock of a relay, which is right at first.
+pub struct Clock {
+    library: PathBuf,
+    file: PathBuf,
+}
+
+impl Clock {
+    fn make(folder: &Path) -> Clock {
+        Clock { library: shim("wrong-clock", folder), file: folder.join("clock") }
+    }
+
+    fn environment(&self) -> Vec<(String, String)> {
+        vec![
+            ("LD_PRELOAD".into(), self.library.display().to_string()),
+            ("WRONG_CLOCK".into(), self.file.display().to_string()),
+        ]
+    }
+
+    /// From now on it is ahead by so many seconds.
+    pub fn is_ahead(&self, seconds: u64) {
+        let next = self.file.with_extension("next");
+        std::fs::write(&next, seconds.to_string()).unwrap();
+        std::fs::rename(next, &self.file).unwrap();
+    }
+
+    pub fn is_right(&self) {
+        std::fs::remove_file(&self.file).unwrap();
+    }
+}
+
+/// Compiles a library of `tests/data`, to be loaded before others into a relay. A C compiler is there: the
+/// build needs one.
+pub fn shim(name: &str, folder: &Path) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("data").join(name).with_extension("c");
+    let library = folder.join(name).with_extension("so");
+    let mut compiler = Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()));
+    let compiler = compiler.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl");
+    assert!(compiler.status().unwrap().success());
+    library
 }
 
 fn unpack(bytes: &[u8]) -> Event {
