@@ -98,6 +98,16 @@ impl Lie {
     pub fn is_harmless(self) -> bool {
         matches!(self, Lie::Late | Lie::Repeated)
     }
+
+    /// How often it has to be told before a relay notices. Its agent asks six times more by itself
+    /// when it is told to slow down, and nobody asks twice who is not answered.
+    pub fn times(self) -> usize {
+        match self {
+            Lie::Status(429 | 503) => 7,
+            Lie::Late | Lie::Repeated | Lie::Silence => 1,
+            _ => 2,
+        }
+    }
 }
 
 /// What it has in mind.

@@ -15,8 +15,6 @@ use crate::{
 
 /// Relays that are lied to at a time.
 const RELAYS: usize = 4;
-/// Lies heard before the truth is told again.
-const TIMES: usize = 2;
 /// Between events, so that they do not all go up in one call.
 const PACE: Duration = Duration::from_millis(25);
 
@@ -37,15 +35,23 @@ async fn no_lie_gets_into_a_relay_and_nothing_is_lost() {
     let honest = world.relay().await;
     let lies = Lie::ALL.chunks(Lie::ALL.len().div_ceil(RELAYS)).enumerate();
     let hearing = lies.map(|(number, lies)| hears(&world, &honest, number as u8, lies));
-    let (relays, events): (Vec<Relay>, Vec<Vec<Event>>) =
-        join_all(hearing).await.into_iter().unzip();
-    let all = left_of(events.iter().flatten());
+    let heard = join_all(hearing).await;
+    let all = left_of(heard.iter().flat_map(|heard| &heard.published));
+    let (relays, _doubles): (Vec<Relay>, Vec<Double>) =
+        heard.into_iter().map(|heard| (heard.relay, heard.double)).unzip();
     world.settles_on(&all, &relays.iter().chain([&honest]).collect::<Vec<_>>()).await;
     world.end(relays.into_iter().chain([honest])).await;
 }
 
-/// A relay that is told these lies, one after the other. Gives what was published meanwhile.
-async fn hears(world: &World, honest: &Relay, number: u8, lies: &[Lie]) -> (Relay, Vec<Event>) {
+/// A relay that was lied to, whoever it was lied to by, and what was published meanwhile.
+struct Heard {
+    relay: Relay,
+    double: Double,
+    published: Vec<Event>,
+}
+
+/// A relay that is told these lies, one after the other.
+async fn hears(world: &World, honest: &Relay, number: u8, lies: &[Lie]) -> Heard {
     let double = Double::before(&world.ic.gateway(), number.into()).await;
     let relay = world.relay_through(&double.url()).await;
     let (here, there) = (relay.client().await, honest.client().await);
@@ -59,9 +65,7 @@ async fn hears(world: &World, honest: &Relay, number: u8, lies: &[Lie]) -> (Rela
         double.plans(Plan::Always(*lie));
         there.publish_all(&elsewhere).await;
         here.publish_all(&at_relay).await;
-        // Nobody asks twice who is not answered.
-        let times = if lie.is_harmless() || *lie == Lie::Silence { 1 } else { TIMES };
-        double.lies(*lie, &["call", "query"], times).await;
+        double.lies(*lie, &["call", "query"], lie.times()).await;
         if !lie.is_harmless() {
             let brought = here.fetch_ids(elsewhere.iter().map(|event| &event.id)).await;
             assert!(brought.is_empty(), "{lie:?} brought events");
@@ -74,7 +78,7 @@ async fn hears(world: &World, honest: &Relay, number: u8, lies: &[Lie]) -> (Rela
         world.settles_on_at_least(&by_id(published.clone()), &[&relay]).await;
     }
     nothing_was_set_aside(&relay);
-    (relay, published)
+    Heard { relay, double, published }
 }
 
 fn warnings(relay: &Relay) -> Vec<String> {
