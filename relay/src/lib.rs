@@ -39,6 +39,7 @@ mod websocket;
 mod wire;
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -48,7 +49,7 @@ use event::{Filter, Timestamp};
 use layer2::Layer2;
 use store::{Options, Store, Writer};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     sync::{Notify, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -119,6 +120,9 @@ impl Relay {
     }
 }
 
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1_024;
+
 /// Where a relay is reached.
 pub struct Listeners {
     pub clients: TcpListener,
@@ -126,10 +130,24 @@ pub struct Listeners {
     pub metrics: Option<TcpListener>,
 }
 
-impl From<TcpListener> for Listeners {
-    fn from(clients: TcpListener) -> Listeners {
-        Listeners { clients, metrics: None }
+impl Listeners {
+    /// Binds them, in a runtime. Sockets that are accepted inherit that nothing waits for a full segment, those too
+    /// that connect before anybody serves them.
+    pub fn bind(clients: SocketAddr, metrics: Option<SocketAddr>) -> anyhow::Result<Listeners> {
+        let metrics = metrics.map(bind).transpose()?;
+        Ok(Listeners { clients: bind(clients)?, metrics })
     }
+}
+
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.set_nodelay(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().with_context(|| format!("listening on {address}"))
 }
 
 /// Serves clients until `stop`, then lets every session and every task end. Without `layer2` its events
@@ -138,10 +156,9 @@ pub async fn run(
     config: Config,
     identity: Identity,
     layer2: Option<Arc<dyn Layer2>>,
-    listeners: impl Into<Listeners>,
+    listeners: Listeners,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let listeners = listeners.into();
     let metrics = Arc::new(Metrics::default());
     let (store, writer) = open_store(&config, metrics.clone())?;
     let tasks = TaskTracker::new();

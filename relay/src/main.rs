@@ -1,6 +1,6 @@
 //! The command line, `aquifer`: run a relay, make its key, move events in and out, back up what relays share.
 
-use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use aquifer::{
@@ -123,22 +123,12 @@ fn run(arguments: Run) -> anyhow::Result<()> {
     start_logging(&config)?;
     in_runtime(async {
         let identity = Identity::open(&config.data)?;
-        let listeners = Listeners {
-            clients: bind(config.listen).await?,
-            metrics: match config.metrics_listen {
-                Some(address) => Some(bind(address).await?),
-                None => None,
-            },
-        };
+        let listeners = Listeners::bind(config.listen, config.metrics_listen)?;
         let stop = stop_on_signals()?;
         let layer2 = layer2_of(&config, &identity)?;
         announce(&config, &identity, &listeners)?;
         aquifer::run(config, identity, layer2, listeners, stop).await
     })
-}
-
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))
 }
 
 fn layer2_of(config: &Config, identity: &Identity) -> anyhow::Result<Option<Arc<dyn Layer2>>> {

@@ -5,7 +5,6 @@ use std::{convert::Infallible, sync::Arc};
 
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::warn;
 use warp::{
     Filter, Reply,
     http::{HeaderValue, StatusCode, header},
@@ -22,10 +21,6 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 /// Accepts clients on `listener` until `stop`, then lets every session finish.
 pub async fn serve(listener: TcpListener, relay: Arc<Relay>, stop: CancellationToken) {
-    // Accepted sockets inherit this: a live event must not wait for a full segment.
-    if let Err(error) = socket2::SockRef::from(&listener).set_tcp_nodelay(true) {
-        warn!(%error, "small frames may be delayed");
-    }
     let sessions = TaskTracker::new();
     let routes = clients(relay.clone(), sessions.clone(), stop.clone()).or(information(relay));
     let signal = stop.clone().cancelled_owned();

@@ -1,11 +1,11 @@
 //! Every mode against a relay of ours, in small: what each says must fit what it was told to do.
 
-use std::{fs, path::Path, process, time::Duration};
+use std::{fs, net::SocketAddr, path::Path, process, time::Duration};
 
-use aquifer::{config::Settings, identity::Identity};
+use aquifer::{Listeners, config::Settings, identity::Identity};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{net::TcpListener, process::Command, task::JoinHandle, time::timeout};
+use tokio::{process::Command, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,10 +26,10 @@ impl Bench {
         let mut config = Settings::default().resolve().unwrap();
         config.data = folder.path().to_owned();
         let identity = Identity::open(folder.path()).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("ws://{}", listener.local_addr().unwrap());
+        let listeners = Listeners::bind(SocketAddr::from(([127, 0, 0, 1], 0)), None).unwrap();
+        let url = format!("ws://{}", listeners.clients.local_addr().unwrap());
         let stop = CancellationToken::new();
-        let running = tokio::spawn(aquifer::run(config, identity, None, listener, stop.clone()));
+        let running = tokio::spawn(aquifer::run(config, identity, None, listeners, stop.clone()));
         Bench { folder, url, stop, running }
     }
 

@@ -25,12 +25,14 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::watch,
     task::JoinHandle,
     time::timeout,
 };
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async_with_config, tungstenite::Message,
+};
 use tokio_util::sync::CancellationToken;
 
 /// How long to wait for what must come.
@@ -73,11 +75,10 @@ impl TestRelay {
         config.poll_interval = Duration::from_secs_f64(POLL_SECONDS);
         change(&mut config);
         let identity = Identity::open(folder.path()).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("ws://{}", listener.local_addr().unwrap());
-        let metrics_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let metrics = metrics_listener.local_addr().unwrap();
-        let listeners = Listeners { clients: listener, metrics: Some(metrics_listener) };
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listeners = Listeners::bind(any_port, Some(any_port)).unwrap();
+        let url = format!("ws://{}", listeners.clients.local_addr().unwrap());
+        let metrics = listeners.metrics.as_ref().unwrap().local_addr().unwrap();
         let stop = CancellationToken::new();
         let l2 = l2.map(|l2| Arc::new(l2) as Arc<dyn Layer2>);
         let running = tokio::spawn(aquifer::run(config, identity, l2, listeners, stop.clone()));
@@ -85,7 +86,9 @@ impl TestRelay {
     }
 
     pub async fn client(&self) -> Client {
-        Client { socket: connect_async(&self.url).await.unwrap().0 }
+        // Small messages go out at once.
+        let connecting = connect_async_with_config(&self.url, None, true);
+        Client { socket: connecting.await.unwrap().0 }
     }
 
     /// The whole response to a plain request with these headers on the clients' port.
