@@ -81,6 +81,7 @@ metrics! {
     layer2_liquid_cycles: Float = Float::default(), "L2's balance above its freezing threshold";
     layer2_days_left: Float = unknown(), "Days for which that lasts at the present rate";
     layer2_read_only: Gauge = Gauge::default(), "1 if L2 saves nothing at present";
+    poll_lag_seconds: Histogram = lags(), "From the arrival of a page's oldest entry at the canister to its commit here";
     poll_failing: Gauge = Gauge::default(), "1 if the last poll failed";
     poll_entries_behind: Gauge = Gauge::default(), "Entries of the canister's log not yet taken over";
     poll_unproven: Counter = Counter::default(), "Pages of the canister's log that did not prove themselves";

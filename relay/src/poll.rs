@@ -248,9 +248,13 @@ impl Poll {
 
     async fn apply(&self, page: ChangesPage) -> Result<(), Cut> {
         let (next, entries) = (page.next, page.changes.len());
+        let oldest = page.changes.first().map(|change| change.arrived);
         let store = self.store.clone();
         let changes = blocking(move || read_changes(&store, page.changes)).await??;
         let new = count_saved(&self.writer.apply_layer2(changes, next).await?);
+        if let Some(arrived) = oldest {
+            self.metrics.poll_lag_seconds.observe(clock::now().0.saturating_sub(arrived) as f64);
+        }
         if new > 0 {
             info!(entries, new, next, "polled");
         } else {

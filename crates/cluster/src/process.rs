@@ -77,6 +77,11 @@ impl Process {
         &self.name
     }
 
+    /// As the system knows it.
+    pub fn id(&self) -> u32 {
+        self.pid.as_raw().cast_unsigned()
+    }
+
     /// Waits until it writes a line (or has written one) that `is_wanted`.
     pub async fn line(
         &self,

@@ -6,30 +6,23 @@
 //! does; `TEST_SEED` repeats a run that failed.
 
 use std::{
-    collections::{HashMap, HashSet},
-    env,
-    str::FromStr,
-    sync::{Arc, Mutex},
+    collections::HashMap,
     time::{Duration, Instant},
 };
 
 use corpus::{Author, Corpus};
-use event::{Event, EventId, Filter, Kind, PublicKey, Tag, Timestamp};
-use futures_util::{SinkExt, StreamExt, future::join_all};
+use event::{Event, Kind, PublicKey, Tag, Timestamp};
+use futures_util::future::join_all;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
-use serde_json::{Value, json};
-use tokio::{
-    net::TcpStream,
-    sync::watch,
-    task::JoinHandle,
-    time::{MissedTickBehavior, interval},
-};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
+use serde_json::json;
+use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     double::{Double, Lie, Plan},
     events::{Events, left_of, real_events_and_a_life},
-    world::{Relay, World, artifacts, same_within, tell},
+    pace::publish,
+    subscriber::Subscriber,
+    world::{Relay, World, artifacts, number, same_within, tell},
 };
 
 /// Synthetic events, if nobody says otherwise.
@@ -41,12 +34,6 @@ const AUTHORS: usize = 60;
 /// backlog takes its time.
 const SETTLING: Duration = Duration::from_secs(240);
 const HOUR_SECONDS: u64 = 3_600;
-
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
-
-fn number<T: FromStr>(variable: &str, default: T) -> T {
-    env::var(variable).map_or(default, |text| text.parse().ok().expect("it is a number"))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_goes_wrong_all_sets_are_equal_in_the_end() {
@@ -208,115 +195,6 @@ fn publish_everywhere(
     }
     let urls = cluster.relays.iter().map(|relay| relay.run.url());
     let publishing =
-        urls.zip(shares).map(|(url, share)| tokio::spawn(publish(url, share, count.clone())));
+        urls.zip(shares).map(|(url, share)| tokio::spawn(publish(url, share, RATE, count.clone())));
     (counted, publishing.collect())
-}
-
-/// Publishes at one relay, over as many connections as it takes: what was not answered for before one
-/// broke is sent again.
-async fn publish(url: String, events: Vec<Event>, count: watch::Sender<usize>) {
-    let ids: HashSet<EventId> = events.iter().map(|event| event.id).collect();
-    let mut answered = HashSet::new();
-    let mut pace = interval(Duration::from_secs(1) / RATE);
-    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while answered.len() < ids.len() {
-        let Ok((socket, _)) = connect_async(&url).await else {
-            // It is down, and comes back.
-            pace.tick().await;
-            continue;
-        };
-        let (mut sink, mut stream) = socket.split();
-        let left: Vec<&Event> = events.iter().filter(|e| !answered.contains(&e.id)).collect();
-        let sending = async {
-            for event in left {
-                pace.tick().await;
-                let frame = format!(r#"["EVENT",{}]"#, event.to_json());
-                if sink.send(Message::text(frame)).await.is_err() {
-                    return;
-                }
-            }
-        };
-        let hearing = async {
-            while answered.len() < ids.len() {
-                let Some(Ok(message)) = stream.next().await else { return };
-                let Message::Text(text) = message else { continue };
-                if answered.insert(answered_for(&text)) {
-                    count.send_modify(|count| *count += 1);
-                }
-            }
-        };
-        tokio::join!(sending, hearing);
-    }
-}
-
-/// Which event this OK is for. What was deleted already is refused, and rightly; nothing else is.
-fn answered_for(text: &str) -> EventId {
-    let frame: Value = serde_json::from_str(text).unwrap();
-    let is_deleted = frame[3].as_str().is_some_and(|reason| reason.starts_with("blocked: "));
-    assert!(frame[0] == "OK" && (frame[2] == true || is_deleted), "{frame}");
-    frame[1].as_str().unwrap().parse().unwrap()
-}
-
-/// Somebody who listens from the first event to the last.
-struct Subscriber {
-    filter: Filter,
-    url: String,
-    seen: Arc<Mutex<HashMap<EventId, usize>>>,
-    _listening: JoinHandle<()>,
-}
-
-impl Subscriber {
-    /// Returns after EOSE.
-    async fn open(url: String, filter: &Value) -> Subscriber {
-        let (mut socket, _) = connect_async(&url).await.unwrap();
-        socket.send(Message::text(json!(["REQ", "all", filter]).to_string())).await.unwrap();
-        // Pings come between.
-        let eose = loop {
-            if let Message::Text(text) = socket.next().await.unwrap().unwrap() {
-                break text;
-            }
-        };
-        assert!(eose.starts_with("[\"EOSE\""), "{eose}");
-        let seen = Arc::new(Mutex::new(HashMap::new()));
-        let listening = tokio::spawn(listen(socket, seen.clone()));
-        let filter = Filter::from_json(filter.to_string().as_bytes()).unwrap();
-        Subscriber { filter: Filter { limit: None, ..filter }, url, seen, _listening: listening }
-    }
-
-    /// All that is left in the end was seen, each event once. Of what was replaced or deleted on its
-    /// way some may never have come here; but nothing came twice, and nothing that was not asked for.
-    async fn saw_each_once(&self, expected: &Events) {
-        let wanted: Vec<EventId> =
-            expected.values().filter(|e| self.filter.matches(e)).map(|e| e.id).collect();
-        let started = Instant::now();
-        let missing = || {
-            let seen = self.seen.lock().unwrap();
-            wanted.iter().filter(|id| !seen.contains_key(id)).count()
-        };
-        while missing() > 0 {
-            assert!(
-                started.elapsed() < crate::world::PATIENCE,
-                "{}: {} never came",
-                self.url,
-                missing()
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        let seen = self.seen.lock().unwrap();
-        let twice = seen.iter().filter(|(_, times)| **times > 1).count();
-        assert_eq!(twice, 0, "{}: events came more than once", self.url);
-        let unasked = expected.values().filter(|e| !self.filter.matches(e));
-        let unasked = unasked.filter(|event| seen.contains_key(&event.id)).count();
-        assert_eq!(unasked, 0, "{}: nobody asked for these", self.url);
-    }
-}
-
-async fn listen(mut socket: Socket, seen: Arc<Mutex<HashMap<EventId, usize>>>) {
-    while let Some(Ok(message)) = socket.next().await {
-        let Message::Text(text) = message else { continue };
-        let frame: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(frame[0], "EVENT", "{frame}");
-        let id: EventId = frame[2]["id"].as_str().unwrap().parse().unwrap();
-        *seen.lock().unwrap().entry(id).or_default() += 1;
-    }
 }

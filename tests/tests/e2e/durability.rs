@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashSet,
-    env, fs,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -14,16 +14,13 @@ use event::{Event, EventId, twin::Author};
 use futures_util::{SinkExt, StreamExt, future::join_all};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    sync::watch,
-};
+use tokio::{net::TcpStream, sync::watch};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
 
 use crate::{
     events::{Events, by_id, difference, notes},
-    world::{Client, PATIENCE, artifacts, shim, tell},
+    observed::Metrics,
+    world::{Client, PATIENCE, artifacts, number, shim, tell},
 };
 
 const KILLS: usize = 5;
@@ -49,7 +46,7 @@ fn alone(folder: &Path, environment: Vec<(String, String)>) -> RelayOptions {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_however_often_a_relay_is_killed() {
-    let kills = env::var("TEST_KILLS").map_or(KILLS, |count| count.parse().unwrap());
+    let kills = number("TEST_KILLS", KILLS);
     let folder = tempfile::tempdir().unwrap();
     let mut relay =
         RelayProcess::start(&artifacts(), alone(folder.path(), Vec::new())).await.unwrap();
@@ -172,23 +169,12 @@ impl Fragile {
         let client = Client::connect(&self.relay.url()).await;
         let refusal = client.try_publish(event).await.unwrap_err();
         assert!(refusal.contains("error: ") && refusal.contains(reason), "{refusal}");
-        assert_eq!(self.metric("aquifer_read_only").await, "1");
+        assert_eq!(Metrics::of(&self.relay).await.value("aquifer_read_only"), 1.0);
     }
 
     async fn logs(&self, what: &str) {
         let is_it = |line: &str| line.contains("ERROR") && line.contains(what);
         self.relay.process().line(Source::Stderr, is_it, PATIENCE).await.unwrap();
-    }
-
-    async fn metric(&self, name: &str) -> String {
-        let address = self.relay.listening().metrics.as_ref().unwrap();
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = "GET /metrics HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n";
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut response = String::new();
-        stream.read_to_string(&mut response).await.unwrap();
-        let value = response.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.unwrap_or_else(|| panic!("no {name} in {response}")).to_owned()
     }
 
     async fn holds_everything(&self) {
@@ -231,7 +217,8 @@ async fn a_broken_disk_ends_writing(call: &str) {
     relay.is_mended();
     relay.refuses(&late[1], "cannot write").await;
     relay.holds_everything().await;
-    assert_eq!(relay.metric("aquifer_commits_refused_total{reason=\"failed\"}").await, "2");
+    let refused = "aquifer_commits_refused_total{reason=\"failed\"}";
+    assert_eq!(Metrics::of(&relay.relay).await.value(refused), 2.0);
     relay.survives().await;
 }
 
@@ -276,6 +263,6 @@ async fn a_full_disk_is_a_pause(call: &str, errno: i32) {
     for event in &late {
         relay.publish(event).await;
     }
-    assert_eq!(relay.metric("aquifer_read_only").await, "0");
+    assert_eq!(Metrics::of(&relay.relay).await.value("aquifer_read_only"), 0.0);
     relay.survives().await;
 }

@@ -5,6 +5,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    str::FromStr,
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
@@ -39,6 +40,11 @@ pub fn tell(text: &str) {
 
 pub fn artifacts() -> Artifacts {
     Artifacts::here().unwrap()
+}
+
+/// A number that whoever starts the tests may set.
+pub fn number<T: FromStr>(variable: &str, default: T) -> T {
+    env::var(variable).map_or(default, |text| text.parse().ok().expect("it is a number"))
 }
 
 /// The one server of this test binary.
