@@ -208,6 +208,10 @@ impl Outbox {
             error!(%cause, "L2's answer could not be noted; the batch will be sent again");
             return Ended::NotNoted;
         }
+        if said.iter().any(|(_, word)| matches!(word, Said::Superseded | Said::Deleted)) {
+            // What stands in the way there is not here yet, and ours is gone.
+            self.own.ring();
+        }
         let now = Millis::now();
         for (row, word) in &said {
             let lag_ms = now.0.saturating_sub(row.since.0);

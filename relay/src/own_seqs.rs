@@ -8,13 +8,18 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
+use tokio::sync::Notify;
+
 /// Places that are remembered. Beyond it the lowest are forgotten: the poll reaches them first, so
 /// it has most likely passed them.
 const PLACES_MAX: usize = 1 << 16;
 
 /// What the outbox tells the poll.
 #[derive(Default)]
-pub struct OwnSeqs(Mutex<BTreeSet<u64>>);
+pub struct OwnSeqs {
+    places: Mutex<BTreeSet<u64>>,
+    bell: Notify,
+}
 
 impl OwnSeqs {
     /// L2 has said that it holds an event of ours there.
@@ -37,13 +42,23 @@ impl OwnSeqs {
         cursor
     }
 
+    /// L2 knows of something that is not known here: the next poll had better be now.
+    pub fn ring(&self) {
+        self.bell.notify_one();
+    }
+
+    /// Waits until somebody rings, or has rung.
+    pub async fn rung(&self) {
+        self.bell.notified().await;
+    }
+
     /// What was said belongs to another log.
     pub fn forget(&self) {
         self.lock().clear();
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<u64>> {
-        self.0.lock().expect("nobody panics holding it")
+        self.places.lock().expect("nobody panics holding it")
     }
 }
 

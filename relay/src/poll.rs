@@ -97,6 +97,7 @@ impl Poll {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
+                () = self.own.rung() => ticks.reset(),
             }
             tokio::select! {
                 () = stop.cancelled() => return,

@@ -12,6 +12,9 @@ use crate::{
     ids, notes,
 };
 
+/// Longer than any test.
+const HOUR: Duration = Duration::from_secs(3_600);
+
 async fn relay_that_waits(l2: &FakeL2, ok_timeout: Duration) -> TestRelay {
     let change = |config: &mut aquifer::config::Config| {
         config.ok_after = OkAfter::Layer2;
@@ -110,12 +113,12 @@ async fn what_is_local_never_goes_up_and_outlives_a_restart_without_the_setting(
     let l2 = FakeL2::default();
     l2.set_available(false);
     let (ann, bob) = (Author::new(1), Author::new(2));
-    let message = bob.sign(1_000, 4, &[], "between two");
+    let message = bob.sign(1_000, 9, &[], "in a group");
     let diary = ann.sign(1_001, 1, &[], "a diary");
-    let queued = bob.sign(1_002, 1_059, &[], "queued before it was local");
+    let queued = bob.sign(1_002, 1_060, &[], "queued before it was local");
     let open = bob.sign(1_003, 1, &[], "for everybody");
     let first = TestRelay::start_with(tempfile::tempdir().unwrap(), Some(l2.clone()), |config| {
-        config.local.kinds = vec![KindRange(4..=5)];
+        config.local.kinds = vec![KindRange(9..=10)];
         config.local.authors = [ann.pubkey()].into();
     });
     let first = first.await;
@@ -127,7 +130,7 @@ async fn what_is_local_never_goes_up_and_outlives_a_restart_without_the_setting(
 
     l2.set_available(true);
     let again = TestRelay::start_with(folder, Some(l2.clone()), |config| {
-        config.local.kinds = vec![KindRange(1_059..=1_059)];
+        config.local.kinds = vec![KindRange(1_060..=1_060)];
     });
     let again = again.await;
     l2.wait_for_events(1).await;
@@ -140,6 +143,27 @@ async fn what_is_local_never_goes_up_and_outlives_a_restart_without_the_setting(
     let held = [&queued, &diary, &message].map(|event| event.id.to_string());
     assert_eq!(client.events_until_eose("all").await, held, "nobody else has these");
     again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_learns_from_l2_that_there_is_a_newer_version_fetches_it_at_once() {
+    let l2 = FakeL2::default();
+    let folder = tempfile::tempdir().unwrap();
+    let seldom = |config: &mut aquifer::config::Config| config.poll_interval = HOUR;
+    l2.bring(&notes(1)[0]);
+    let relay = TestRelay::start_with(folder, Some(l2.clone()), seldom).await;
+    let mut client = relay.client().await;
+    client.req("first poll", &[json!({"kinds": [1]})]).await;
+    assert_eq!(client.event("first poll").await, ids(&notes(1))[0]);
+    let ann = Author::new(1);
+    let (old, new) = (ann.sign(1_000, 0, &[], "first"), ann.sign(1_001, 0, &[], "second"));
+    l2.bring(&new);
+    l2.answer_with(old.id, SaveOutcome::Superseded);
+    client.req("profile", &[json!({"kinds": [0]})]).await;
+    client.publish(&old).await.expect_ok();
+    assert_eq!(client.event("profile").await, old.id.to_string());
+    assert_eq!(client.event("profile").await, new.id.to_string());
+    relay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
