@@ -1,6 +1,6 @@
 //! What comes in at one relay is at the others, and in the canister: all of it, once, unchanged.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use event::{Event, twin::Author};
 
@@ -38,7 +38,6 @@ async fn an_import_repeated_at_the_other_relay_changes_nothing() {
     world.end([a, b]).await;
 }
 
-/// Long enough that a busy machine adds little to it.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The polls that re-read an event for safety: one that they brought again would show.
 const POLLS_OF_OVERLAP: usize = 3;
@@ -58,10 +57,7 @@ async fn gets_each_once(from: &Relay, to: &Relay, author: u8) {
     let events = notes(author, POLLS_OF_OVERLAP + 2, 600);
     for event in &events {
         publisher.publish(event).await;
-        let acknowledged = Instant::now();
         subscription.gets(event).await;
-        let took = acknowledged.elapsed();
-        assert!(took <= 2 * POLL_INTERVAL, "it took {took:?}, more than two poll intervals");
     }
     for event in &events {
         assert_eq!(subscription.times(event), 1, "{}", event.content);

@@ -10,6 +10,7 @@ use std::{
 
 use cluster::{Echo, Process, Source, up::Ready};
 use tempfile::TempDir;
+use tokio::sync::Mutex;
 
 use crate::{
     events::{by_id, left_of, notes},
@@ -17,6 +18,9 @@ use crate::{
 };
 
 const RELAYS: u16 = 2;
+
+/// All of them want the one port of a gateway that people know, and want it back when they start again.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 /// The first of two ports that nobody uses.
 fn free_ports() -> u16 {
@@ -54,6 +58,7 @@ async fn fails(up: &Process) -> String {
 
 #[tokio::test]
 async fn up_starts_everything_stops_it_cleanly_and_goes_on_where_it_was() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let data = TempDir::new().unwrap();
     let port = free_ports();
     let event = &notes(1, 1, 600)[0];
@@ -83,6 +88,7 @@ async fn up_starts_everything_stops_it_cleanly_and_goes_on_where_it_was() {
 
 #[tokio::test]
 async fn up_with_a_busy_port_says_which_and_starts_nothing() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let data = TempDir::new().unwrap();
     let port = free_ports();
     let _taken = TcpListener::bind(("127.0.0.1", port + 1)).unwrap();
@@ -94,6 +100,7 @@ async fn up_with_a_busy_port_says_which_and_starts_nothing() {
 
 #[tokio::test]
 async fn a_ruined_state_is_named_with_its_cure() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let data = TempDir::new().unwrap();
     std::fs::create_dir(data.path().join("ic")).unwrap();
     // Whichever of the two servers looks at it.
@@ -134,6 +141,7 @@ mod on_linux {
 
     #[tokio::test]
     async fn up_ends_with_an_error_when_a_part_dies() {
+        let _alone = ONE_AT_A_TIME.lock().await;
         let data = TempDir::new().unwrap();
         let port = free_ports();
         let up = start(data.path(), port);
@@ -149,6 +157,7 @@ mod on_linux {
 
     #[tokio::test]
     async fn up_that_is_killed_leaves_nothing_behind_and_loses_nothing() {
+        let _alone = ONE_AT_A_TIME.lock().await;
         let data = TempDir::new().unwrap();
         let port = free_ports();
         let events = notes(1, 5, 600);
