@@ -5,11 +5,11 @@
 //! environment and `--help` at once. [`Config`] is the configuration as run: defaults chosen, values
 //! checked against each other.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
-use event::Kind;
+use event::{Kind, PublicKey};
 use figment::{
     Figment,
     providers::{Env, Format, Serialized, Toml},
@@ -19,11 +19,14 @@ use serde::{Deserialize, Serialize};
 use store::{Options, Policy};
 
 pub use crate::local::{KindRange, LocalOnly};
+use crate::{auth::RelayUrl, sight::GUARDED_KINDS};
 
 /// A smaller store than this holds little but its own structure.
 const CACHE_BYTES_MIN: u64 = 8 << 20;
 /// More batches at a time would be more than one canister works off.
 const OUTBOX_BATCHES_MAX: usize = 64;
+/// More work than that takes years.
+const POW_MAX: u32 = 64;
 /// Profiles, contacts and relay lists: every client asks for them all the time.
 const PROTECTED_KINDS: [u16; 3] = [0, 3, 10_002];
 
@@ -97,6 +100,22 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     not_granted: Option<NotGranted>,
 
+    /// The URL under which clients reach this relay, as wss://relay.example.com: who authenticates signs it
+    /// (NIP-42) [default: ws:// and the address listened on]
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
+
+    /// Kinds that are shown to their authors and receivers alone, beside 4, 1059 and 21059
+    #[arg(long, value_name = "KINDS", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guarded_kinds: Option<Vec<u16>>,
+
+    /// Bits of work that an event must have (NIP-13) [default: 0]
+    #[arg(long, value_name = "BITS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pow_min: Option<u32>,
+
     /// Name shown to clients (NIP-11) [default: aquifer]
     #[arg(long, value_name = "TEXT")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,6 +130,21 @@ pub struct Settings {
     #[arg(long, value_name = "URI")]
     #[serde(skip_serializing_if = "Option::is_none")]
     contact: Option<String>,
+
+    /// The operator's public key, in hex (NIP-11)
+    #[arg(long, value_name = "KEY")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operator: Option<String>,
+
+    /// A square picture that stands for this relay, a URL (NIP-11)
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    icon: Option<String>,
+
+    /// A page that says what may be published here, a URL (NIP-11)
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    posting_policy: Option<String>,
 
     /// Connections at a time [default: 4096]
     #[arg(long, value_name = "COUNT")]
@@ -253,6 +287,9 @@ pub struct Config {
     /// None: L1 may take the whole disk.
     pub cache: Option<CacheConfig>,
     pub not_granted: NotGranted,
+    pub url: Option<RelayUrl>,
+    /// Kinds that are not for everybody.
+    pub guarded_kinds: Arc<[Kind]>,
     pub about: About,
     pub limits: Limits,
     pub log: String,
@@ -260,6 +297,12 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where clients reach the relay, going by where it listens if nobody has said.
+    pub fn url_or(&self, listens: SocketAddr) -> RelayUrl {
+        let local = || format!("ws://{listens}").parse().expect("an address makes a URL");
+        self.url.clone().unwrap_or_else(local)
+    }
+
     /// How L1 is opened.
     pub fn store_options(&self) -> Options {
         let bytes_max = self.cache.as_ref().map_or(usize::MAX, |cache| cache.bytes_max as usize);
@@ -296,6 +339,9 @@ pub struct About {
     pub name: String,
     pub description: String,
     pub contact: Option<String>,
+    pub operator: Option<PublicKey>,
+    pub icon: Option<String>,
+    pub posting_policy: Option<String>,
 }
 
 /// What one client may ask of the relay. NIP-11 states them.
@@ -311,6 +357,8 @@ pub struct Limits {
     pub filter_values_max: usize,
     pub limit_max: u64,
     pub limit_default: u64,
+    /// In bits.
+    pub pow_min: u32,
 }
 
 impl Settings {
@@ -377,8 +425,14 @@ impl Settings {
             filter_values_max: self.filter_values_max.unwrap_or(12_000),
             limit_max: self.limit_max.unwrap_or(5_000),
             limit_default: self.limit_default.unwrap_or(500),
+            pow_min: self.pow_min.unwrap_or(0),
         };
         limits.check()?;
+        let url = self.url.as_deref().map(str::parse).transpose().context("`url`")?;
+        let more = self.guarded_kinds.iter().flatten().copied().map(Kind);
+        let guarded_kinds = GUARDED_KINDS.into_iter().chain(more).collect();
+        let operator = self.operator.as_deref().map(str::parse).transpose();
+        let operator = operator.context("`operator`")?;
         Ok(Config {
             listen: self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7777))),
             metrics_listen: self.metrics_listen,
@@ -393,12 +447,17 @@ impl Settings {
             local,
             cache,
             not_granted: self.not_granted.unwrap_or(NotGranted::Keep),
+            url,
+            guarded_kinds,
             about: About {
                 name: self.name.unwrap_or_else(|| "aquifer".into()),
                 description: self.description.unwrap_or_else(|| {
                     "A nostr relay that shares its event store with other relays.".into()
                 }),
                 contact: self.contact,
+                operator,
+                icon: self.icon,
+                posting_policy: self.posting_policy,
             },
             limits,
             log: self.log.unwrap_or_else(|| "info".into()),
@@ -466,6 +525,11 @@ impl Limits {
             self.limit_default,
             self.limit_max
         );
+        ensure!(
+            self.pow_min <= POW_MAX,
+            "`pow-min` is {}; nobody does more than {POW_MAX} bits",
+            self.pow_min
+        );
         Ok(())
     }
 }
@@ -504,6 +568,12 @@ mod tests {
         );
         let ok_after = Some(OkAfter::Layer2);
         check_refused(Settings { ok_after, ..Settings::default() }, "ok-after");
+        check_refused(
+            Settings { url: Some("https://x".into()), ..Settings::default() },
+            "ws://HOST",
+        );
+        check_refused(Settings { pow_min: Some(65), ..Settings::default() }, "pow-min");
+        check_refused(Settings { operator: Some("me".into()), ..Settings::default() }, "operator");
         let local_authors = Some(vec!["me".into()]);
         check_refused(Settings { local_authors, ..Settings::default() }, "local-authors");
         check_refused(Settings { l2_timeout: Some(-1.0), ..Settings::default() }, "l2-timeout");

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::{
+    sight::Sight,
     subscriptions::{Slot, Subscriptions},
     wire::{self, Frame, SubscriptionId},
 };
@@ -38,6 +39,7 @@ struct Table {
 
 struct Subscriber {
     id: SubscriptionId,
+    sight: Sight,
     /// Events before this one reached it another way: it may be ahead of the table's position.
     from: Seq,
     frames: mpsc::Sender<Frame>,
@@ -80,7 +82,7 @@ impl Delta {
     /// live stage is, if that is further on: the subscriber has to read L1 up to there first.
     pub fn join(
         &self,
-        id: &SubscriptionId,
+        who: (&SubscriptionId, &Sight),
         filters: &[Filter],
         from: Seq,
         frames: &mpsc::Sender<Frame>,
@@ -90,8 +92,8 @@ impl Delta {
             return Err(table.position);
         }
         let (sender, behind) = oneshot::channel();
-        let subscriber =
-            Subscriber { id: id.clone(), from, frames: frames.clone(), behind: sender };
+        let (id, sight) = (who.0.clone(), who.1.clone());
+        let subscriber = Subscriber { id, sight, from, frames: frames.clone(), behind: sender };
         let slot = table.subscriptions.insert(filters.to_vec(), subscriber);
         Ok(Following { delta: self.clone(), slot, behind })
     }
@@ -173,7 +175,7 @@ impl Table {
         let mut json: Option<Arc<str>> = None;
         let mut full = Vec::new();
         for (slot, subscriber) in self.subscriptions.wanting(event) {
-            if seq.is_some_and(|seq| seq < subscriber.from) {
+            if seq.is_some_and(|seq| seq < subscriber.from) || !subscriber.sight.shows(event) {
                 continue;
             }
             let json = json.get_or_insert_with(|| wire::json_of(event).into());

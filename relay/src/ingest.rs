@@ -5,21 +5,31 @@
 
 use std::{fmt, sync::Arc};
 
-use event::{Class, Event, EventId, Invalid, Timestamp, Verified, stated_id, verify};
+use event::{
+    Class, Event, EventId, Invalid, Kind, PublicKey, Timestamp, Verified, stated_id, verify,
+};
 use store::{Origin, Outcome, Store, WriteError, Writer};
 use tokio::sync::watch;
 
 use crate::{
+    auth::AUTH,
     clock,
     config::{Limits, NotGranted},
     delta::Delta,
-    local::LocalOnly,
+    local::{LocalOnly, is_protection},
     membership::Membership,
     metrics::Metrics,
     outbox::UntilLayer2,
     refusals::Refusals,
     verifier::Verifier,
 };
+
+/// Kinds that are for one pair of eyes and no relay's store: seals without their wrap (NIP-59), zap
+/// requests (NIP-57), and what authenticates somebody to a relay, a media server or over HTTP.
+const NEVER_PUBLISHED: [Kind; 5] = [Kind(13), Kind(9_734), AUTH, Kind(24_242), Kind(27_235)];
+
+/// Kinds whose content may be another event (NIP-18).
+const REPOSTS: [Kind; 2] = [Kind(6), Kind(16)];
 
 /// The way in for clients' events.
 pub struct Ingest {
@@ -95,6 +105,17 @@ pub enum Rejection {
     Expired,
     #[error("blocked: its author deleted it")]
     Deleted,
+    /// A protected event (NIP-70).
+    #[error("auth-required: its author alone may publish this event, and has to authenticate")]
+    Unproven,
+    /// The same, from somebody who is authenticated as another.
+    #[error("restricted: its author alone may publish this event")]
+    NotItsAuthor,
+    #[error("blocked: it embeds an event that its author protected")]
+    EmbedsProtected,
+    /// NIP-13.
+    #[error("pow: {0}")]
+    Work(String),
     #[error("restricted: this relay has not been granted by its event store, and takes no events")]
     NotGranted,
     /// L2 does not take it. It is on the disk here, and stays.
@@ -117,8 +138,10 @@ impl Rejection {
         match self {
             Rejection::Invalid(_) | Rejection::Forged(_) => "invalid",
             Rejection::Expired => "expired",
-            Rejection::Deleted => "blocked",
-            Rejection::NotGranted => "restricted",
+            Rejection::Deleted | Rejection::EmbedsProtected => "blocked",
+            Rejection::Unproven => "auth_required",
+            Rejection::NotItsAuthor | Rejection::NotGranted => "restricted",
+            Rejection::Work(_) => "pow",
             Rejection::NotShared(_) => "not_shared",
             Rejection::Unconfirmed => "unconfirmed",
             Rejection::Gone | Rejection::Error(_) => "error",
@@ -141,9 +164,10 @@ enum Examined {
 }
 
 impl Ingest {
-    /// Takes an event as a client wrote it. When this says `Stored`, it is durable.
-    pub async fn take(&self, json: String) -> Answer {
-        let answer = self.judge(json).await;
+    /// Takes an event as a client wrote it that has authenticated with `keys`. When this says `Stored`, it
+    /// is durable.
+    pub async fn take(&self, json: String, keys: Vec<PublicKey>) -> Answer {
+        let answer = self.judge(json, keys).await;
         self.metrics.count_event(match &answer.said {
             Ok(accepted) => accepted.name(),
             Err(rejection) => rejection.name(),
@@ -151,13 +175,13 @@ impl Ingest {
         answer
     }
 
-    async fn judge(&self, json: String) -> Answer {
+    async fn judge(&self, json: String, keys: Vec<PublicKey>) -> Answer {
         let (text, now) = (self.refusals.text(&json), clock::now());
         if let Some((id, rejection)) = self.refusals.find(text, now) {
             return Answer { id: Some(id), said: Err(rejection) };
         }
         let admission = self.admission.clone();
-        let examined = self.verifier.run(move || admission.examine(&json, now)).await;
+        let examined = self.verifier.run(move || admission.examine(&json, &keys, now)).await;
         let (id, said) = match examined {
             Some(Examined::New(event)) => (Some(event.id), self.keep(event).await),
             Some(Examined::Known(id)) => (Some(id), self.confirm(id, Accepted::Duplicate).await),
@@ -177,7 +201,7 @@ impl Ingest {
             self.delta.pass_on(&event);
             return Ok(Accepted::PassedOn);
         }
-        let (id, is_local) = (event.id, self.local.keeps(event.kind, &event.pubkey));
+        let (id, is_local) = (event.id, self.local.keeps(&event));
         let origin = if is_local { Origin::Local } else { Origin::Client };
         match self.writer.put(event, origin).await {
             Ok(Outcome::Saved(_)) => self.confirm(id, Accepted::Stored).await,
@@ -202,7 +226,7 @@ impl Ingest {
 }
 
 impl Admission {
-    fn examine(&self, json: &str, now: Timestamp) -> Examined {
+    fn examine(&self, json: &str, keys: &[PublicKey], now: Timestamp) -> Examined {
         let refused = |rejection| Examined::Refused(stated_id(json.as_bytes()), rejection);
         if json.len() > self.limits.event_bytes_max {
             return refused(Rejection::Invalid(format!(
@@ -221,7 +245,8 @@ impl Admission {
             Err(error) => return refused(Rejection::Invalid(error.to_string())),
         };
         let id = event.id;
-        let checked = self.admit(&event, now).and_then(|()| Ok(verify(event)?));
+        let admitted = self.admit(&event, now).and_then(|()| check_protection(&event, keys));
+        let checked = admitted.and_then(|()| Ok(verify(event)?));
         checked.map_or_else(|refusal| Examined::Refused(Some(id), refusal), Examined::New)
     }
 
@@ -240,6 +265,10 @@ impl Admission {
                 limits.event_tags_max
             ));
         }
+        if NEVER_PUBLISHED.contains(&event.kind) {
+            return refuse(format!("events of kind {} are not for publishing", event.kind));
+        }
+        check_work(event, limits.pow_min)?;
         if event.created_at.0 > now.0.saturating_add(limits.future_seconds_max) {
             return refuse("created_at lies too far in the future".into());
         }
@@ -247,6 +276,41 @@ impl Admission {
             && self.not_granted == NotGranted::Refuse;
         if is_barred { Err(Rejection::NotGranted) } else { Ok(()) }
     }
+}
+
+/// A protected event comes from its author, and in no repost (NIP-70, NIP-18).
+fn check_protection(event: &Event, keys: &[PublicKey]) -> Result<(), Rejection> {
+    if event.tags.iter().any(is_protection) && !keys.contains(&event.pubkey) {
+        return Err(if keys.is_empty() { Rejection::Unproven } else { Rejection::NotItsAuthor });
+    }
+    let embeds_protected = REPOSTS.contains(&event.kind)
+        && Event::from_json(event.content.as_bytes())
+            .is_ok_and(|embedded| embedded.tags.iter().any(is_protection));
+    if embeds_protected { Err(Rejection::EmbedsProtected) } else { Ok(()) }
+}
+
+/// Work counts as far as the event commits itself to it: luck does not (NIP-13).
+fn check_work(event: &Event, wanted: u32) -> Result<(), Rejection> {
+    if wanted == 0 {
+        return Ok(());
+    }
+    let zeros = leading_zeros(&event.id.0);
+    let nonce = event.tags.iter().find(|tag| tag.name() == Some("nonce"));
+    let target = nonce.and_then(|tag| tag.0.get(2)).and_then(|target| target.parse().ok());
+    let refuse = |why: String| Err(Rejection::Work(why));
+    match target.unwrap_or(0u32) {
+        _ if zeros < wanted => refuse(format!("{wanted} bits are wanted, the id has {zeros}")),
+        target if target < wanted => {
+            refuse(format!("{wanted} bits are wanted, the nonce tag commits to {target}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Bits that are 0 before the first that is not.
+pub(crate) fn leading_zeros(bytes: &[u8]) -> u32 {
+    let full = bytes.iter().take_while(|byte| **byte == 0).count();
+    8 * full as u32 + bytes.get(full).map_or(0, |byte| byte.leading_zeros())
 }
 
 fn refusal(cause: &WriteError) -> Rejection {

@@ -125,6 +125,12 @@ impl Inquiry {
         }
     }
 
+    /// Whether L1 can answer these filters by itself.
+    pub async fn knows(&self, filters: &[Filter]) -> bool {
+        self.is_settled()
+            || self.questions(filters).await.is_ok_and(|questions| questions.is_empty())
+    }
+
     /// As soon as L2 answers; returns once there is nothing more to wait for.
     pub async fn settle_patiently(self: &Arc<Self>, filters: &[Filter]) {
         let mut failures = 0u32;

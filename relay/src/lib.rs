@@ -7,12 +7,14 @@
 //!
 //! [`run`] gets its socket and its stop signal from outside, so a test can be the operator.
 
+mod auth;
 pub mod client;
 mod clock;
 mod collector;
 pub mod config;
 pub mod control;
 mod costs;
+mod count;
 pub mod db;
 mod delta;
 pub mod identity;
@@ -31,6 +33,7 @@ mod refusals;
 mod revive;
 mod server;
 mod session;
+mod sight;
 mod streamer;
 mod subscriptions;
 mod under_way;
@@ -45,7 +48,7 @@ use std::{
 };
 
 use anyhow::Context;
-use event::{Filter, Timestamp};
+use event::{Filter, Kind, Timestamp};
 use layer2::Layer2;
 use store::{Options, Store, Writer};
 use tokio::{
@@ -56,6 +59,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
+    auth::RelayUrl,
     collector::collecting,
     config::{Config, OkAfter},
     control::{Control, Desk},
@@ -81,6 +85,10 @@ use crate::{
 pub(crate) struct Relay {
     pub config: Config,
     pub identity: Identity,
+    /// Where clients reach it.
+    pub url: RelayUrl,
+    /// Kinds that are not for everybody.
+    pub guarded: Arc<[Kind]>,
     pub store: Store,
     pub reads: Reads,
     pub delta: Delta,
@@ -222,7 +230,21 @@ pub async fn run(
         metrics: metrics.clone(),
     };
     let revival = Arc::new(revival);
-    let relay = Relay { config, identity, store, reads, delta, revival, inquiry, ingest, metrics };
+    let url = config.url_or(listeners.clients.local_addr()?);
+    let guarded = config.guarded_kinds.clone();
+    let relay = Relay {
+        config,
+        identity,
+        url,
+        guarded,
+        store,
+        reads,
+        delta,
+        revival,
+        inquiry,
+        ingest,
+        metrics,
+    };
     let relay = Arc::new(relay);
     if let Some(listener) = listeners.metrics {
         tasks.spawn(server::serve_metrics(listener, relay.clone(), stop.clone()));

@@ -1,11 +1,12 @@
-//! What never goes up to L2: events of kinds and authors that the operator keeps to this relay.
+//! What never goes up to L2: protected events (NIP-70), and those of kinds and authors that the operator
+//! keeps to this relay.
 //!
 //! It is asked twice. Ingest stores such an event as local from the start; the outbox asks again before
 //! it sends, for what was queued before the setting was there, or was imported without it.
 
 use std::{collections::HashSet, fmt, ops::RangeInclusive, str::FromStr};
 
-use event::{Kind, Packed, PublicKey};
+use event::{Event, Kind, Packed, PublicKey, Tag, packed::Values};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 /// The operator's word on it.
@@ -17,13 +18,28 @@ pub struct LocalOnly {
 
 impl LocalOnly {
     /// Whether an event of this kind and author stays here.
-    pub fn keeps(&self, kind: Kind, author: &PublicKey) -> bool {
+    fn keeps_of(&self, kind: Kind, author: &PublicKey) -> bool {
         self.kinds.iter().any(|range| range.0.contains(&kind.0)) || self.authors.contains(author)
     }
 
-    pub fn keeps_packed(&self, event: &[u8]) -> bool {
-        Packed::trusted(event).is_ok_and(|event| self.keeps(event.kind(), &event.pubkey()))
+    /// Whether this event stays here.
+    pub fn keeps(&self, event: &Event) -> bool {
+        self.keeps_of(event.kind, &event.pubkey) || event.tags.iter().any(is_protection)
     }
+
+    pub fn keeps_packed(&self, event: &[u8]) -> bool {
+        let is_protection = |mut tag: Values<'_>| {
+            tag.next().is_some_and(|name| name.is("-")) && tag.next().is_none()
+        };
+        Packed::trusted(event).is_ok_and(|event| {
+            self.keeps_of(event.kind(), &event.pubkey()) || event.tags().any(is_protection)
+        })
+    }
+}
+
+/// `["-"]`: its author alone decides where this event goes (NIP-70).
+pub fn is_protection(tag: &Tag) -> bool {
+    tag.0 == ["-"]
 }
 
 /// A kind, or all from one to another: `4` or `1000-1999`.
@@ -73,6 +89,8 @@ impl<'de> Deserialize<'de> for KindRange {
 
 #[cfg(test)]
 mod tests {
+    use event::twin::Author;
+
     use super::*;
 
     #[track_caller]
@@ -90,10 +108,15 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_or_an_author_is_reason_enough_to_stay() {
-        let (ann, bob) = (PublicKey([1; 32]), PublicKey([2; 32]));
-        let local = LocalOnly { kinds: vec![KindRange(4..=5)], authors: [ann].into() };
-        assert!(local.keeps(Kind(4), &bob) && local.keeps(Kind(1), &ann));
-        assert!(!local.keeps(Kind(1), &bob));
+    fn a_kind_an_author_or_their_wish_is_reason_enough_to_stay() {
+        let (ann, bob) = (Author::new(1), Author::new(2));
+        let local = LocalOnly { kinds: vec![KindRange(4..=5)], authors: [ann.pubkey()].into() };
+        let stays = |event: event::Verified| {
+            assert_eq!(local.keeps(&event), local.keeps_packed(&event.pack()), "{event:?}");
+            local.keeps(&event)
+        };
+        assert!(stays(bob.sign(1_000, 4, &[], "")) && stays(ann.sign(1_000, 1, &[], "")));
+        assert!(stays(bob.sign(1_000, 1, &[&["t", "x"], &["-"]], "")));
+        assert!(!stays(bob.sign(1_000, 1, &[&["t", "-"], &["-", "x"]], "")));
     }
 }

@@ -12,7 +12,9 @@ use warp::{
 };
 
 use crate::{
-    Relay, nip11, session,
+    Relay,
+    nip11::{self, Wanted},
+    session,
     websocket::{self, Upgrade},
 };
 
@@ -67,23 +69,24 @@ fn clients(
     })
 }
 
-/// NIP-11: with CORS, since web clients ask from other origins.
+/// NIP-11, or a page for people: with CORS, since web clients ask from other origins.
 fn information(
     relay: Arc<Relay>,
 ) -> impl Filter<Extract = (Response,), Error = warp::Rejection> + Clone {
-    let document = nip11::document(&relay.config, &relay.identity).to_string();
-    let name = relay.config.about.name.clone();
+    let (document, page) = (nip11::document(&relay).to_string(), nip11::page(&relay));
+    let line =
+        format!("{}: a nostr relay. Open it with a nostr client.\n", relay.config.about.name);
     let asked = warp::path::end().and(warp::header::optional::<String>("accept"));
-    let methods =
-        warp::get().or(warp::head()).unify().map(|| true).or(warp::options().map(|| false));
-    asked.and(methods.unify()).and_then(move |accept: Option<String>, wants_body: bool| {
-        let wants_document = accept.is_some_and(|accept| accept.contains("application/nostr+json"));
-        let (body, content_type) = match (wants_body, wants_document) {
-            (false, _) => (String::new(), "text/plain"),
-            (true, true) => (document.clone(), "application/nostr+json"),
-            (true, false) => {
-                (format!("{name}: a nostr relay. Open it with a nostr client.\n"), "text/plain")
-            }
+    // HEAD gets the same headers, and no body: hyper sees to that.
+    let read = warp::get().or(warp::head()).unify().map(|| true);
+    let methods = read.or(warp::options().map(|| false)).unify();
+    asked.and(methods).and_then(move |accept: Option<String>, wants_body: bool| {
+        let wanted = Wanted::by(&accept.unwrap_or_default());
+        let (body, content_type) = match wanted {
+            _ if !wants_body => (String::new(), "text/plain"),
+            Wanted::Document => (document.clone(), "application/nostr+json"),
+            Wanted::Page => (page.clone(), "text/html; charset=utf-8"),
+            Wanted::Line => (line.clone(), "text/plain; charset=utf-8"),
         };
         async move { Ok::<_, Infallible>(with_cors(body, content_type)) }
     })
@@ -93,6 +96,7 @@ fn with_cors(body: String, content_type: &'static str) -> Response {
     let typed = with_header(body, header::CONTENT_TYPE, content_type);
     let mut response = typed.into_response();
     let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
     headers.insert(

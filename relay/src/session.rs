@@ -16,11 +16,16 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, error};
 
 use crate::{
     Relay,
+    auth::Challenge,
+    clock,
+    count::Question,
+    ingest::Rejection,
     metrics::Counted,
+    sight::Sight,
     streamer::Streamer,
     websocket::WebSocket,
     wire::{self, ClientMessage, Frame, Misread, SubscriptionId},
@@ -31,6 +36,8 @@ use crate::{
 const SESSION_QUEUE_FRAMES_MAX: usize = 256;
 /// Events of one connection on their way into L1. Beyond it the relay stops reading from the socket.
 const SESSION_EVENTS_MAX: usize = 256;
+/// Counts of one connection under way at a time.
+const SESSION_COUNTS_MAX: usize = 8;
 /// How often the relay asks a silent client whether it is still there.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// After how long a client that answers nothing is taken for gone.
@@ -45,9 +52,13 @@ pub async fn serve(socket: WebSocket, relay: Arc<Relay>, stop: CancellationToken
     let (sink, stream) = socket.split();
     let (frames, queue) = mpsc::channel(SESSION_QUEUE_FRAMES_MAX);
     let mut writing = tokio::spawn(write(sink, queue));
+    let (challenge, sight) = (Challenge::new(), Sight::new(relay.guarded.clone()));
     let session = Session {
         relay,
         frames,
+        challenge: Arc::new(challenge),
+        sight,
+        counts: Arc::new(Semaphore::new(SESSION_COUNTS_MAX)),
         events: Arc::new(Semaphore::new(SESSION_EVENTS_MAX)),
         subscriptions: HashMap::new(),
         tasks: JoinSet::new(),
@@ -85,6 +96,9 @@ async fn write(mut sink: SplitSink<WebSocket, Message>, mut queue: mpsc::Receive
 struct Session {
     relay: Arc<Relay>,
     frames: mpsc::Sender<Frame>,
+    challenge: Arc<Challenge>,
+    sight: Sight,
+    counts: Arc<Semaphore>,
     events: Arc<Semaphore>,
     subscriptions: HashMap<SubscriptionId, AbortHandle>,
     tasks: JoinSet<()>,
@@ -172,6 +186,8 @@ impl Session {
         match ClientMessage::read(&text) {
             Ok(ClientMessage::Event(json)) => self.event(json).await,
             Ok(ClientMessage::Req(id, filters)) => self.req(id, filters).await,
+            Ok(ClientMessage::Count(id, filters)) => self.count(id, filters).await,
+            Ok(ClientMessage::Auth(json)) => self.auth(json).await,
             Ok(ClientMessage::Close(id)) => {
                 self.close(&id);
                 true
@@ -179,6 +195,9 @@ impl Session {
             Err(Misread::Req { id, reason }) => {
                 // The id names what it would have replaced, and that is over too.
                 self.close(&id);
+                self.answer(wire::closed(&id, &format!("invalid: {reason}"))).await
+            }
+            Err(Misread::Count { id, reason }) => {
                 self.answer(wire::closed(&id, &format!("invalid: {reason}"))).await
             }
             Err(misread) => self.answer(wire::notice(&misread.to_string())).await,
@@ -189,9 +208,61 @@ impl Session {
     async fn event(&mut self, json: &str) -> bool {
         let Ok(permit) = self.events.clone().acquire_owned().await else { return false };
         let (relay, frames, json) = (self.relay.clone(), self.frames.clone(), json.to_owned());
+        let (keys, challenge) = (self.sight.keys(), self.challenge.clone());
         self.tasks.spawn(async move {
-            let answer = relay.ingest.take(json).await;
+            let answer = relay.ingest.take(json, keys).await;
+            if matches!(answer.said, Err(Rejection::Unproven)) {
+                let _ = frames.send(Frame::Text(wire::auth(challenge.as_str()))).await;
+            }
             let _ = frames.send(Frame::Text(wire::answer(&answer))).await;
+            drop(permit);
+        });
+        true
+    }
+
+    /// `["AUTH", …]`: answered before the next message is read, which may need it.
+    async fn auth(&mut self, json: &str) -> bool {
+        let (relay, challenge) = (self.relay.clone(), self.challenge.clone());
+        let json = json.to_owned();
+        let verifier = &self.relay.ingest.verifier;
+        let check = move || challenge.check(&json, &relay.url, clock::now());
+        let Some((id, signer)) = verifier.run(check).await else {
+            return self.answer(wire::notice("error: the relay failed to read this event")).await;
+        };
+        let said = signer.map_err(|reason| format!("invalid: {reason}"));
+        let said = said.and_then(|key| self.sight.add(key).map_err(|why| why.to_string()));
+        self.answer(wire::auth_answer(id, said)).await
+    }
+
+    /// `["COUNT", …]`: its names are no subscriptions.
+    async fn count(&mut self, id: SubscriptionId, filters: Vec<Filter>) -> bool {
+        let admitted = self.admit_filters(&filters);
+        let permit = self.counts.clone().try_acquire_owned().map_err(|_| {
+            format!("rate-limited: {SESSION_COUNTS_MAX} counts are under way on this connection")
+        });
+        let permit = match admitted.and(permit) {
+            Ok(permit) => permit,
+            Err(reason) => return self.refuse(&id, reason).await,
+        };
+        let relay = &self.relay;
+        let question = Question {
+            filters,
+            sight: self.sight.clone(),
+            reads: relay.reads.clone(),
+            revival: relay.revival.clone(),
+            inquiry: relay.inquiry.clone(),
+        };
+        let frames = self.frames.clone();
+        self.tasks.spawn(async move {
+            let frame = match question.answer().await {
+                Some(Ok(tally)) => wire::count(&id, &tally),
+                Some(Err(error)) => {
+                    error!(%error, "L1 cannot be read; a count ends");
+                    wire::closed(&id, "error: the relay cannot read its store")
+                }
+                None => return,
+            };
+            let _ = frames.send(Frame::Text(frame)).await;
             drop(permit);
         });
         true
@@ -201,11 +272,12 @@ impl Session {
     async fn req(&mut self, id: SubscriptionId, filters: Vec<Filter>) -> bool {
         self.close(&id);
         if let Err(reason) = self.admit(&filters) {
-            return self.answer(wire::closed(&id, &reason)).await;
+            return self.refuse(&id, reason).await;
         }
         let streamer = Streamer {
             id: id.clone(),
             filters: self.relay.clamp(filters),
+            sight: self.sight.clone(),
             reads: self.relay.reads.clone(),
             delta: self.relay.delta.clone(),
             frames: self.frames.clone(),
@@ -224,6 +296,17 @@ impl Session {
         true
     }
 
+    /// Ends a subscription, or a count, before it begins. Who has to authenticate is told what to sign, and
+    /// nobody else: clients without a key take a challenge for a refusal.
+    async fn refuse(&self, id: &SubscriptionId, reason: String) -> bool {
+        if reason.starts_with(wire::AUTH_REQUIRED)
+            && !self.answer(wire::auth(self.challenge.as_str())).await
+        {
+            return false;
+        }
+        self.answer(wire::closed(id, &reason)).await
+    }
+
     fn admit(&mut self, filters: &[Filter]) -> Result<(), String> {
         let limits = &self.relay.config.limits;
         self.subscriptions.retain(|_, task| !task.is_finished());
@@ -233,6 +316,12 @@ impl Session {
                 limits.subscriptions_max
             ));
         }
+        self.admit_filters(filters)
+    }
+
+    fn admit_filters(&self, filters: &[Filter]) -> Result<(), String> {
+        let limits = &self.relay.config.limits;
+        self.sight.check(filters).map_err(|barred| barred.to_string())?;
         if filters.len() > limits.filters_max {
             return Err(format!(
                 "invalid: {} filters are too many, {} are allowed",

@@ -13,7 +13,7 @@
 use std::{collections::HashSet, ops::ControlFlow, pin::pin, sync::Arc};
 
 use event::{EventId, Filter, Packed, Verified};
-use index::{Found, Matcher, Reader, Scan, Take};
+use index::{Cursor, Found, Matcher, Reader, Scan, Take};
 use store::{ReadError, Seq, Store};
 use tokio::{sync::mpsc, time::Instant};
 use tracing::{error, info};
@@ -24,7 +24,8 @@ use crate::{
     metrics::Metrics,
     reads::{Deadline, Reads, Turn},
     revive::{Revival, Whole},
-    wire::{self, Frame, SubscriptionId},
+    sight::Sight,
+    wire::{self, Completeness, Frame, SubscriptionId},
 };
 
 /// How much of a subscription's answer is read ahead of a slow client, in bytes of JSON.
@@ -39,6 +40,7 @@ const FIRST_PAGES_MAX: u32 = 4;
 pub struct Streamer {
     pub id: SubscriptionId,
     pub filters: Vec<Filter>,
+    pub sight: Sight,
     pub reads: Reads,
     pub delta: Delta,
     pub frames: mpsc::Sender<Frame>,
@@ -88,11 +90,11 @@ impl Streamer {
 
     async fn stream(self: Arc<Self>) -> Result<std::convert::Infallible, End> {
         let mut owed = Owed::default();
-        let horizon = self.send_stored(&mut owed).await?;
-        self.send(wire::eose(&self.id)).await?;
+        let (horizon, hint) = self.send_stored(&mut owed).await?;
+        self.send(wire::eose(&self.id, hint)).await?;
         let mut delivered = horizon;
         loop {
-            match self.delta.join(&self.id, &self.filters, delivered, &self.frames) {
+            match self.delta.join((&self.id, &self.sight), &self.filters, delivered, &self.frames) {
                 Ok(following) => delivered = self.follow(following, horizon, &mut owed).await?,
                 Err(position) => {
                     delivered = self.send_between(delivered, position, &mut owed).await?;
@@ -147,15 +149,43 @@ impl Streamer {
     /// What the answer would have had, had L2 been quicker. All else of it was sent, or is new, and comes
     /// live.
     async fn send_late(self: &Arc<Self>, horizon: Seq, owed: &mut Owed) -> Result<(), End> {
-        let first = self.read_page(Scan::new(&self.filters), Turn::First, Some(horizon)).await?;
-        self.send_pages(first, Some(horizon), owed).await
+        let first = self.read_page(self.scan(), Turn::First, Some(horizon)).await?;
+        self.send_pages(first, Some(horizon), owed).await.map(drop)
     }
 
-    /// Everything stored, newest first. Returns the horizon: what came later is still to be sent.
-    async fn send_stored(self: &Arc<Self>, owed: &mut Owed) -> Result<Seq, End> {
+    /// Everything stored, newest first. Returns the horizon: what came later is still to be sent; and
+    /// whether that was all.
+    async fn send_stored(self: &Arc<Self>, owed: &mut Owed) -> Result<(Seq, Completeness), End> {
         let (horizon, first) = self.first_page(owed).await?;
-        self.send_pages(first, None, owed).await?;
-        Ok(horizon)
+        let scan = self.send_pages(first, None, owed).await?;
+        let is_owed = owed.is_unsettled || !owed.ids.is_empty();
+        let is_cut = !is_owed && self.is_cut(scan.cursor(), horizon).await?;
+        let hint = if is_owed || is_cut { Completeness::More } else { Completeness::Finish };
+        Ok((horizon, hint))
+    }
+
+    /// Whether a filter's limit kept something back that is behind this place.
+    async fn is_cut(&self, end: Cursor, horizon: Seq) -> Result<bool, End> {
+        let Some(newest) = horizon.0.checked_sub(1) else { return Ok(false) };
+        let is_full = end.remaining.contains(&0);
+        if !is_full || self.filters.len() > 1 {
+            // Where one of several ended nobody knows any more.
+            return Ok(is_full);
+        }
+        let next = Cursor { remaining: vec![1], ..end };
+        let scan = Scan::resume(&self.filters, &next).up_to(Seq(newest));
+        let mut scan = self.sight.over(scan, &self.filters);
+        let read = self.reads.read(Turn::First, move |store, deadline| {
+            let mut next = Next { is_there: false, deadline };
+            let is_done = store.page(&mut scan, &mut next)?;
+            // Nobody waits longer for a hint.
+            Ok(next.is_there || !is_done)
+        });
+        Ok(read.await.ok_or(End::Gone)??)
+    }
+
+    fn scan(&self) -> Scan {
+        self.sight.over(Scan::new(&self.filters), &self.filters)
     }
 
     /// The first page of the answer, and its horizon. What was asked of L2 could be given up before it
@@ -167,7 +197,7 @@ impl Streamer {
             let given_up = self.reads.given_up()?;
             self.settle(owed, deadline).await;
             let horizon = self.reads.horizon();
-            let scan = Scan::new(&self.filters);
+            let scan = self.scan();
             let page = match horizon.0.checked_sub(1) {
                 Some(newest) => self.read_page(scan.up_to(Seq(newest)), Turn::First, None).await?,
                 None => Read { page: Vec::new(), is_done: true, scan },
@@ -180,18 +210,18 @@ impl Streamer {
         }
     }
 
-    /// Sends a page and all that follow it.
+    /// Sends a page and all that follow it. Returns the scan at its end.
     async fn send_pages(
         self: &Arc<Self>,
         first: Read,
         late: Option<Seq>,
         owed: &mut Owed,
-    ) -> Result<(), End> {
+    ) -> Result<Scan, End> {
         let mut read = first;
         loop {
             self.send_events(read.page, owed).await?;
             if read.is_done {
-                return Ok(());
+                return Ok(read.scan);
             }
             read = self.read_page(read.scan, Turn::Further, late).await?;
         }
@@ -226,7 +256,8 @@ impl Streamer {
             let matchers: Vec<Matcher> = this.filters.iter().map(Matcher::new).collect();
             let mut page = Page::new(deadline);
             let reached = store.since(from, to, |seq, event| {
-                if matchers.iter().any(|matcher| matcher.matches(event)) {
+                let is_wanted = matchers.iter().any(|matcher| matcher.matches(event));
+                if is_wanted && this.sight.shows(event) {
                     page.push(seq, event);
                 }
                 let is_over = page.is_full() || deadline.is_over();
@@ -285,6 +316,23 @@ impl Streamer {
     /// Waits while the client is slow: stored events are never dropped.
     async fn send(&self, frame: String) -> Result<(), End> {
         self.frames.send(Frame::Text(frame)).await.map_err(|_| End::Gone)
+    }
+}
+
+/// Looks whether there is another event.
+struct Next {
+    is_there: bool,
+    deadline: Deadline,
+}
+
+impl Reader for Next {
+    fn take(&mut self, _: Found<'_>) -> Take {
+        self.is_there = true;
+        Take::Last
+    }
+
+    fn may_go_on(&mut self) -> bool {
+        !self.deadline.is_over()
     }
 }
 

@@ -7,14 +7,17 @@ use serde::{
     Deserialize, Deserializer,
     de::{self, SeqAccess},
 };
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 use tokio_tungstenite::tungstenite::{Bytes, Message, Utf8Bytes, protocol::CloseFrame};
 use tracing::warn;
 
-use crate::ingest::Answer;
+use crate::{count::Tally, ingest::Answer};
 
 /// The longest subscription id, in characters (NIP-01).
 const SUBSCRIPTION_ID_CHARS_MAX: usize = 64;
+
+/// What a refusal begins with that authentication would lift (NIP-42).
+pub const AUTH_REQUIRED: &str = "auth-required: ";
 
 /// A client's name for one of its subscriptions: 1 to 64 characters, its own on each connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,7 +42,10 @@ pub enum ClientMessage<'a> {
     /// The event as the client wrote it: read later, off the session's own task.
     Event(&'a str),
     Req(SubscriptionId, Vec<Filter>),
+    Count(SubscriptionId, Vec<Filter>),
     Close(SubscriptionId),
+    /// An event that answers the connection's challenge, as the client wrote it.
+    Auth(&'a str),
 }
 
 /// Why a frame is not understood.
@@ -51,6 +57,9 @@ pub enum Misread {
     /// A subscription was meant, so the refusal must name it.
     #[error("invalid: {reason}")]
     Req { id: SubscriptionId, reason: String },
+    /// The same for a count.
+    #[error("invalid: {reason}")]
+    Count { id: SubscriptionId, reason: String },
 }
 
 /// A frame's parts, not yet looked into.
@@ -87,9 +96,23 @@ impl<'a> ClientMessage<'a> {
             .map_err(|_| Misread::Frame("a frame starts with its verb, a string".into()))?;
         match (verb.as_str(), rest) {
             ("EVENT", [event]) => Ok(ClientMessage::Event(event.get())),
-            ("REQ", [id, filters @ ..]) => read_req(id, filters),
+            ("REQ", [id, filters @ ..]) => {
+                let id = read_id(id)?;
+                match read_filters(filters) {
+                    Ok(filters) => Ok(ClientMessage::Req(id, filters)),
+                    Err(reason) => Err(Misread::Req { id, reason }),
+                }
+            }
+            ("COUNT", [id, filters @ ..]) => {
+                let id = read_id(id)?;
+                match read_filters(filters) {
+                    Ok(filters) => Ok(ClientMessage::Count(id, filters)),
+                    Err(reason) => Err(Misread::Count { id, reason }),
+                }
+            }
             ("CLOSE", [id]) => Ok(ClientMessage::Close(read_id(id)?)),
-            ("EVENT" | "REQ" | "CLOSE", _) => {
+            ("AUTH", [event]) => Ok(ClientMessage::Auth(event.get())),
+            ("EVENT" | "REQ" | "COUNT" | "CLOSE" | "AUTH", _) => {
                 Err(Misread::Frame(format!("{verb} does not have {} parts", parts.len())))
             }
             _ => Err(Misread::Frame(format!("{verb:.20} is not a verb this relay knows"))),
@@ -105,16 +128,12 @@ fn read_id(part: &RawValue) -> Result<SubscriptionId, Misread> {
     })
 }
 
-fn read_req<'a>(id: &RawValue, filters: &[&RawValue]) -> Result<ClientMessage<'a>, Misread> {
-    let id = read_id(id)?;
+fn read_filters(filters: &[&RawValue]) -> Result<Vec<Filter>, String> {
     if filters.is_empty() {
-        return Err(Misread::Req { id, reason: "REQ needs a filter".into() });
+        return Err("a filter is needed".into());
     }
     let read = filters.iter().map(|filter| Filter::from_json(filter.get().as_bytes()));
-    match read.collect::<Result<Vec<Filter>, _>>() {
-        Ok(filters) => Ok(ClientMessage::Req(id, filters)),
-        Err(error) => Err(Misread::Req { id, reason: error.to_string() }),
-    }
+    read.collect::<Result<_, _>>().map_err(|error| error.to_string())
 }
 
 /// What goes to a client.
@@ -159,9 +178,51 @@ pub fn answer(answer: &Answer) -> String {
     }
 }
 
-/// `["EOSE", id]`
-pub fn eose(id: &SubscriptionId) -> String {
-    format!("[\"EOSE\",{}]", quoted(&id.0))
+/// `["AUTH", challenge]` (NIP-42)
+pub fn auth(challenge: &str) -> String {
+    format!("[\"AUTH\",{}]", quoted(challenge))
+}
+
+/// What an AUTH is answered with; by NOTICE if no id can be read from it.
+pub fn auth_answer(id: Option<EventId>, said: Result<(), String>) -> String {
+    let (accepted, message) = match said {
+        Ok(()) => (true, String::new()),
+        Err(reason) => (false, reason),
+    };
+    match id {
+        Some(id) => ok(&id, accepted, &message),
+        None => notice(&message),
+    }
+}
+
+/// `["COUNT", id, {"count": …}]` (NIP-45)
+pub fn count(id: &SubscriptionId, tally: &Tally) -> String {
+    let mut answer = json!({"count": tally.count});
+    if tally.is_approximate {
+        answer["approximate"] = json!(true);
+    }
+    if let Some(sketch) = &tally.sketch {
+        answer["hll"] = json!(sketch.to_hex());
+    }
+    format!("[\"COUNT\",{},{answer}]", quoted(&id.0))
+}
+
+/// Whether an answer had everything that is stored (NIP-67).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completeness {
+    /// There is no more.
+    Finish,
+    /// A limit cut it short, or some of it is not here yet.
+    More,
+}
+
+/// `["EOSE", id, hint]`
+pub fn eose(id: &SubscriptionId, hint: Completeness) -> String {
+    let hint = match hint {
+        Completeness::Finish => "finish",
+        Completeness::More => "more",
+    };
+    format!("[\"EOSE\",{},\"{hint}\"]", quoted(&id.0))
 }
 
 /// `["CLOSED", id, message]`
@@ -222,7 +283,9 @@ mod tests {
         check_misread("[\"CLOSE\",5]", "1 to 64 characters");
         check_misread("[\"CLOSE\",\"\"]", "1 to 64 characters");
         check_misread(&format!("[\"REQ\",\"{}\",{{}}]", "x".repeat(65)), "1 to 64 characters");
-        check_misread("[\"REQ\",\"a\"]", "needs a filter");
+        check_misread("[\"REQ\",\"a\"]", "a filter is needed");
+        check_misread("[\"COUNT\",\"a\"]", "a filter is needed");
+        check_misread("[\"AUTH\"]", "does not have 1 parts");
         check_misread("[\"REQ\",\"a\",5]", "expected a JSON object");
         check_misread("[\"REQ\",\"a\",{\"kinds\":[-1]}]", "u16");
         check_misread(&"[".repeat(100_000), "EOF");
@@ -237,7 +300,7 @@ mod tests {
     #[test]
     fn ids_are_quoted_in_answers() {
         let id = SubscriptionId::new("a\"b\\".into()).unwrap();
-        assert_eq!(eose(&id), r#"["EOSE","a\"b\\"]"#);
+        assert_eq!(eose(&id, Completeness::More), r#"["EOSE","a\"b\\","more"]"#);
         assert_eq!(event(&id, "{}"), r#"["EVENT","a\"b\\",{}]"#);
     }
 

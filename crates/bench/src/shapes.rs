@@ -75,7 +75,7 @@ impl Shape {
             Shape::Author => Filter { authors: Some(vec![author(held, random)]), ..none },
             Shape::Authors => Filter { authors: Some(follows(held, random)), ..none },
             Shape::Kinds => {
-                let kinds = [Kind(1), Kind(7), Kind(6), Kind(4), Kind(9735), Kind(30_315)];
+                let kinds = [Kind(1), Kind(7), Kind(6), Kind(42), Kind(9735), Kind(30_315)];
                 Filter { kinds: kinds.choose(random).map(|kind| vec![*kind]), ..none }
             }
             Shape::Tag => Filter { tags: tags(held, random, &["p"]), ..none },

@@ -162,7 +162,7 @@ impl Corpus {
 
     fn message(&mut self) -> (u16, Vec<Tag>, String) {
         let sealed = self.hex(160);
-        (4, vec![tag(["p", &self.mentioned()])], sealed)
+        (42, vec![tag(["p", &self.mentioned()])], sealed)
     }
 
     fn zap(&mut self) -> (u16, Vec<Tag>, String) {

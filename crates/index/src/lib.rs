@@ -23,4 +23,4 @@ pub use keys::{
 };
 pub use matcher::Matcher;
 use plan::Plan;
-pub use scan::{Found, Position, Reader, Scan, Source, Take, WORK_BYTES};
+pub use scan::{Found, Position, Reader, Scan, Shows, Source, Take, WORK_BYTES};

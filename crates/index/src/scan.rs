@@ -3,7 +3,7 @@
 //! Between two pages a scan keeps a [`Cursor`] and nothing else: no transaction, no iterator. So a
 //! slow client pins no pages of the store, and a canister can hand the cursor to its caller.
 
-use std::{borrow::Cow, cmp::Reverse};
+use std::{borrow::Cow, cmp::Reverse, sync::Arc};
 
 use event::{EventId, Filter, Packed, Timestamp};
 
@@ -114,7 +114,11 @@ pub struct Scan {
     filters: Vec<Prepared>,
     after: Option<Position>,
     horizon: Seq,
+    shows: Option<Shows>,
 }
+
+/// Whether an event may be shown to who asks.
+pub type Shows = Arc<dyn Fn(&Packed<'_>) -> bool + Send + Sync>;
 
 struct Prepared {
     plan: Plan,
@@ -198,12 +202,18 @@ impl Scan {
             .zip(left)
             .map(|(filter, remaining)| Prepared::new(filter, remaining))
             .collect();
-        Scan { filters, after: cursor.after, horizon: Seq(u64::MAX) }
+        Scan { filters, after: cursor.after, horizon: Seq(u64::MAX), shows: None }
     }
 
     /// Leaves out whatever was stored after `horizon`: those events are somebody else's to deliver.
     pub fn up_to(mut self, horizon: Seq) -> Scan {
         self.horizon = horizon;
+        self
+    }
+
+    /// Passes over what `shows` says no to. That uses up no filter's limit.
+    pub fn only(mut self, shows: Shows) -> Scan {
+        self.shows = Some(shows);
         self
     }
 
@@ -292,6 +302,9 @@ impl Scan {
             let filter = &self.filters[*at];
             filter.remaining > 0 && filter.matcher.matches(&event)
         }));
+        if self.shows.as_ref().is_some_and(|shows| !shows(&event)) {
+            wanting.clear();
+        }
         let take = match wanting[..] {
             [] => Take::More,
             _ => reader.take(Found { seq, position, packed }),
@@ -319,7 +332,8 @@ impl Scan {
         source: &S,
         mut may_go_on: impl FnMut() -> bool,
     ) -> Result<(u64, bool), S::Error> {
-        if !source.shows_all() || !self.filters.iter().all(Prepared::is_counted_by_keys) {
+        let is_open = source.shows_all() && self.shows.is_none();
+        if !is_open || !self.filters.iter().all(Prepared::is_counted_by_keys) {
             let mut tally = Tally { count: 0, may_go_on };
             let is_done = self.page(source, &mut tally)?;
             return Ok((tally.count, is_done));

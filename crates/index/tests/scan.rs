@@ -6,13 +6,16 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
+    sync::Arc,
 };
 
 use event::{
     Event, EventId, Filter, Kind, Packed, Signature, Tag, TagName, Timestamp,
     twin::{self, Author, NaiveStore},
 };
-use index::{Cursor, Found, Index, Key, Matcher, Order, Reader, Scan, Seq, Source, Take, keys_of};
+use index::{
+    Cursor, Found, Index, Key, Matcher, Order, Reader, Scan, Seq, Shows, Source, Take, keys_of,
+};
 use proptest::{collection::vec, prelude::*};
 
 /// The simplest ordered key store.
@@ -151,6 +154,37 @@ proptest! {
         let unlimited: Vec<Filter> =
             filters.iter().map(|filter| Filter { limit: None, ..filter.clone() }).collect();
         prop_assert_eq!(counted(&shelf, &unlimited), naive.query(&unlimited).len() as u64);
+    }
+
+    #[test]
+    fn what_may_not_be_shown_is_as_if_it_were_not_there(
+        (events, filters) in events_and_filters(),
+        hidden in 0u8..4,
+        room in 1usize..8,
+    ) {
+        let hidden = twin::Author::new(hidden).pubkey();
+        let (mut shown, mut shelf) = (NaiveStore::default(), Shelf::default());
+        let mut naive = NaiveStore::default();
+        events.iter().for_each(|event| { naive.save(event); });
+        naive.live().iter().for_each(|event| shelf.put(event));
+        naive.live().iter().filter(|event| event.pubkey != hidden).for_each(|event| {
+            shown.save(event);
+        });
+        let expected = shown.query(&filters);
+        let shows: Shows = Arc::new(move |event| event.pubkey() != hidden);
+        let mut scan = Scan::new(&filters).only(shows.clone());
+        let mut found = Vec::new();
+        loop {
+            let mut page = Page { events: vec![], room, refuses: false, patience: 2 + room };
+            let is_done = scan.page(&shelf, &mut page).unwrap();
+            found.extend(page.events);
+            if is_done {
+                break;
+            }
+        }
+        prop_assert_eq!(&found, &expected);
+        let (count, is_done) = Scan::new(&filters).only(shows).count(&shelf, || true).unwrap();
+        prop_assert_eq!((count, is_done), (expected.len() as u64, true));
     }
 
     #[test]

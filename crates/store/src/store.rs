@@ -328,12 +328,22 @@ impl Store {
                 let now = Instant::now();
                 now <= *until.get_or_insert(now + COUNT_PAGE_TIME)
             };
-            let (count, is_done) = scan.count(&self.snapshot()?, may_go_on)?;
+            let (count, is_done) = self.count_page(&mut scan, may_go_on)?;
             total += count;
             if is_done {
                 return Ok(total);
             }
         }
+    }
+
+    /// Counts on where `scan` is, in one read transaction, as long as `may_go_on`. Says how many more there
+    /// were, and whether that is all.
+    pub fn count_page(
+        &self,
+        scan: &mut Scan,
+        may_go_on: impl FnMut() -> bool,
+    ) -> Result<(u64, bool), ReadError> {
+        Ok(scan.count(&self.snapshot()?, may_go_on)?)
     }
 
     /// Numbers for people and dashboards.

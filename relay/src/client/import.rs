@@ -129,6 +129,8 @@ impl Importing {
                 self.count(accepted, message);
                 1
             }
+            // A challenge that nobody asked for (NIP-42).
+            _ if frame.starts_with("[\"AUTH\"") => 0,
             _ => {
                 progress.report(&format!("the relay says: {frame:.500}"));
                 0

@@ -43,7 +43,7 @@ const POLL_SECONDS: f64 = 0.05;
 
 /// A relay on a free port.
 pub struct TestRelay {
-    url: String,
+    pub url: String,
     metrics: SocketAddr,
     stop: CancellationToken,
     running: JoinHandle<anyhow::Result<()>>,
@@ -52,6 +52,11 @@ pub struct TestRelay {
 
 pub async fn relay() -> TestRelay {
     TestRelay::start(tempfile::tempdir().unwrap(), None, NotGranted::Keep).await
+}
+
+/// A relay that is configured in another way than most.
+pub async fn relay_but(change: impl FnOnce(&mut Config)) -> TestRelay {
+    TestRelay::start_with(tempfile::tempdir().unwrap(), None, change).await
 }
 
 pub async fn relay_with(l2: &FakeL2) -> TestRelay {
@@ -93,13 +98,26 @@ impl TestRelay {
 
     /// The whole response to a plain request with these headers on the clients' port.
     pub async fn get(&self, headers: &str) -> String {
+        self.ask("GET", headers).await
+    }
+
+    pub async fn ask(&self, method: &str, headers: &str) -> String {
         let address = self.url.trim_start_matches("ws://").parse().unwrap();
-        get(address, "/", headers).await
+        request(address, method, "/", headers).await
+    }
+
+    /// The information document (NIP-11).
+    pub async fn document(&self) -> Value {
+        let headers = "Accept: application/nostr+json\r\nConnection: close\r\n";
+        let response = self.get(headers).await;
+        let (_, body) = response.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str(body).unwrap()
     }
 
     /// The value of one metric, as Prometheus would see it.
     pub async fn metric(&self, name: &str) -> f64 {
-        let response = get(self.metrics, "/metrics", "Connection: close\r\n").await;
+        let close = "Connection: close\r\n";
+        let response = request(self.metrics, "GET", "/metrics", close).await;
         let value = response.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("no {name} in {response}")).parse().unwrap()
     }
@@ -128,9 +146,9 @@ impl TestRelay {
 }
 
 /// The headers have to ask for the end of the connection, which is the end of the response.
-async fn get(address: SocketAddr, path: &str, headers: &str) -> String {
+async fn request(address: SocketAddr, method: &str, path: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: relay\r\n{headers}\r\n");
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: relay\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut response = String::new();
     stream.read_to_string(&mut response).await.unwrap();
@@ -230,6 +248,32 @@ impl Client {
     pub async fn closed(&mut self, id: &str) -> String {
         let frame = self.frame_of("CLOSED").await;
         assert_eq!(frame[1], id);
+        frame[2].as_str().unwrap().to_owned()
+    }
+
+    /// What the relay wants to have signed (NIP-42): it says so when it has to refuse something.
+    pub async fn challenge(&mut self) -> String {
+        self.req("secret", &[json!({"kinds": [4]})]).await;
+        let challenge = self.frame_of("AUTH").await[1].as_str().unwrap().to_owned();
+        assert!(self.closed("secret").await.starts_with("auth-required: "));
+        challenge
+    }
+
+    /// What a COUNT is answered with.
+    pub async fn count(&mut self, filters: &[Value]) -> Value {
+        let mut frame = vec![json!("COUNT"), json!("count")];
+        frame.extend_from_slice(filters);
+        self.send(Value::Array(frame)).await;
+        let answer = self.frame_of("COUNT").await;
+        assert_eq!(answer[1], "count");
+        answer[2].clone()
+    }
+
+    /// What EOSE says of the answer to these filters (NIP-67).
+    pub async fn hint(&mut self, filters: &[Value]) -> String {
+        self.req("hint", filters).await;
+        let frame = self.frame_of("EOSE").await;
+        self.send(json!(["CLOSE", "hint"])).await;
         frame[2].as_str().unwrap().to_owned()
     }
 

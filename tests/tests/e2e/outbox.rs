@@ -134,11 +134,11 @@ async fn an_ok_after_layer_2_is_the_canisters_word() {
 #[tokio::test]
 async fn what_is_local_is_seen_on_no_other_relay() {
     let world = World::new().await;
-    let a = world.relay_with(&["--local-kinds", "4,1000-1999"]).await;
+    let a = world.relay_with(&["--local-kinds", "9,1000-1999"]).await;
     let b = world.relay().await;
     let author = Author::new(1);
     let of_kind = |kind| author.sign(1_700_000_000, kind, &[], "told").into_inner();
-    let events = [1, 4, 1_059, 2_000].map(of_kind);
+    let events = [1, 9, 1_060, 2_000].map(of_kind);
     a.client().await.publish_all(&events).await;
     let shared = by_id([events[0].clone(), events[3].clone()]);
     world.settles_on(&shared, &[&b]).await;

@@ -1,0 +1,174 @@
+//! Who is shown what.
+//!
+//! Events of guarded kinds (direct messages of NIP-04, gift wraps of NIP-59, and what the operator adds)
+//! are for their authors and for those whom they name by a `p` tag. Whoever hands out events asks here:
+//! stored answers, live ones, counts. What a client may not see is as if it were not there, so that it
+//! uses up no limit; only who asks for nothing else is told to authenticate (NIP-42).
+
+use std::sync::{Arc, RwLock};
+
+use event::{Filter, Kind, Packed, PublicKey, TagName, packed::Value};
+use index::Scan;
+
+/// Direct messages, gift wraps, and gift wraps that are not stored (NIP-04, NIP-59).
+pub const GUARDED_KINDS: [Kind; 3] = [Kind(4), Kind::GIFT_WRAP, Kind(21_059)];
+
+/// Keys that one client may authenticate with at a time.
+const KEYS_MAX: usize = 64;
+
+/// What one client may see. Clones see with the same keys.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    guarded: Arc<[Kind]>,
+    keys: Arc<RwLock<Vec<PublicKey>>>,
+}
+
+/// Why a client is shown nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Barred {
+    #[error("auth-required: events of these kinds are shown only to whom they are for")]
+    Unknown,
+    #[error("restricted: you are authenticated, but these events are for others")]
+    Others,
+    #[error("restricted: {KEYS_MAX} keys are enough for one connection")]
+    TooManyKeys,
+}
+
+impl Sight {
+    /// That of a client who has not authenticated.
+    pub fn new(guarded: Arc<[Kind]>) -> Sight {
+        Sight { guarded, keys: Arc::default() }
+    }
+
+    /// The client has shown that it holds this key.
+    pub fn add(&self, key: PublicKey) -> Result<(), Barred> {
+        let mut keys = self.keys.write().expect("nobody panics holding it");
+        if keys.contains(&key) {
+            return Ok(());
+        }
+        if keys.len() >= KEYS_MAX {
+            return Err(Barred::TooManyKeys);
+        }
+        keys.push(key);
+        Ok(())
+    }
+
+    /// The keys that it has shown.
+    pub fn keys(&self) -> Vec<PublicKey> {
+        self.keys.read().expect("nobody panics holding it").clone()
+    }
+
+    pub fn shows(&self, event: &Packed<'_>) -> bool {
+        !self.guarded.contains(&event.kind()) || self.is_for(event)
+    }
+
+    fn is_for(&self, event: &Packed<'_>) -> bool {
+        let keys = self.keys.read().expect("nobody panics holding it");
+        let is_mine = |value: Value<'_>| keys.iter().any(|key| value.is(&key.to_string()));
+        !keys.is_empty()
+            && (keys.contains(&event.pubkey()) || event.values_of(receiver()).any(is_mine))
+    }
+
+    /// Whether it makes sense to ask: some event that it may see could match each filter.
+    pub fn check(&self, filters: &[Filter]) -> Result<(), Barred> {
+        let keys = self.keys();
+        let asked = |filter: &&Filter| {
+            filter.kinds.as_ref().is_some_and(|kinds| {
+                !kinds.is_empty() && kinds.iter().all(|kind| self.guarded.contains(kind))
+            })
+        };
+        for filter in filters.iter().filter(asked) {
+            if keys.is_empty() {
+                return Err(Barred::Unknown);
+            }
+            let by_others = filter
+                .authors
+                .as_ref()
+                .is_some_and(|authors| !authors.iter().any(|author| keys.contains(author)));
+            let for_others = filter.tags.get(&receiver()).is_some_and(|receivers| {
+                !keys.iter().any(|key| receivers.contains(&key.to_string()))
+            });
+            if by_others && for_others {
+                return Err(Barred::Others);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an event that is not for everybody could match one of the filters.
+    pub fn may_hide(&self, filters: &[Filter]) -> bool {
+        filters.iter().any(|filter| {
+            let kinds = filter.kinds.as_ref();
+            kinds.is_none_or(|kinds| kinds.iter().any(|kind| self.guarded.contains(kind)))
+        })
+    }
+
+    /// A scan that passes over what the client may not see.
+    pub fn over(&self, scan: Scan, filters: &[Filter]) -> Scan {
+        if !self.may_hide(filters) {
+            return scan;
+        }
+        let sight = self.clone();
+        scan.only(Arc::new(move |event| sight.shows(event)))
+    }
+}
+
+fn receiver() -> TagName {
+    TagName::new("p").expect("it is one letter")
+}
+
+#[cfg(test)]
+mod tests {
+    use event::twin::Author;
+
+    use super::*;
+
+    fn sight_of(authors: &[u8]) -> Sight {
+        let sight = Sight::new(GUARDED_KINDS.into());
+        authors.iter().for_each(|author| sight.add(Author::new(*author).pubkey()).unwrap());
+        sight
+    }
+
+    #[track_caller]
+    fn check_shown(kind: u16, to: &[u8], expected: bool) {
+        let receiver = Author::new(2).pubkey().to_string();
+        let event = Author::new(1).sign(1_000, kind, &[&["p", &receiver]], "").pack();
+        let event = Packed::parse(&event).unwrap();
+        assert_eq!(sight_of(to).shows(&event), expected, "kind {kind} to {to:?}");
+    }
+
+    #[test]
+    fn guarded_events_are_for_their_authors_and_those_they_name() {
+        for kind in [4, 1_059, 21_059] {
+            check_shown(kind, &[], false);
+            check_shown(kind, &[3], false);
+            check_shown(kind, &[1], true);
+            check_shown(kind, &[2], true);
+            check_shown(kind, &[3, 2], true);
+        }
+        check_shown(1, &[], true);
+    }
+
+    #[track_caller]
+    fn check_asked(filter: &str, by: &[u8], expected: Result<(), Barred>) {
+        let filter = Filter::from_json(filter.as_bytes()).unwrap();
+        assert_eq!(sight_of(by).check(&[filter.clone()]), expected, "{filter:?} by {by:?}");
+    }
+
+    #[test]
+    fn who_asks_for_guarded_events_alone_has_to_say_who_it_is() {
+        let [one, two] = [1, 2].map(|author| Author::new(author).pubkey().to_string());
+        check_asked("{}", &[], Ok(()));
+        check_asked(r#"{"kinds":[1,4]}"#, &[], Ok(()));
+        check_asked(r#"{"kinds":[]}"#, &[], Ok(()));
+        check_asked(r#"{"kinds":[4,1059]}"#, &[], Err(Barred::Unknown));
+        check_asked(r#"{"kinds":[4,1059]}"#, &[1], Ok(()));
+        let to_two = format!(r##"{{"kinds":[4],"#p":["{two}"]}}"##);
+        // What one sent to two is among them.
+        check_asked(&to_two, &[1], Ok(()));
+        let between = format!(r##"{{"kinds":[4],"authors":["{one}"],"#p":["{two}"]}}"##);
+        check_asked(&between, &[3], Err(Barred::Others));
+        check_asked(&between, &[3, 2], Ok(()));
+        check_asked(&between, &[1], Ok(()));
+    }
+}
