@@ -152,7 +152,11 @@ mod tests {
     #[track_caller]
     fn check_asked(filter: &str, by: &[u8], expected: Result<(), Barred>) {
         let filter = Filter::from_json(filter.as_bytes()).unwrap();
-        assert_eq!(sight_of(by).check(&[filter.clone()]), expected, "{filter:?} by {by:?}");
+        assert_eq!(
+            sight_of(by).check(std::slice::from_ref(&filter)),
+            expected,
+            "{filter:?} by {by:?}"
+        );
     }
 
     #[test]

@@ -16,7 +16,10 @@ use std::{
 use event::{EventId, Filter, Timestamp, Verified};
 use heed::MdbError;
 use index::Seq;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep,
+};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -39,6 +42,10 @@ const BATCH_EVENTS_MAX: usize = 1_000;
 /// How long a task of a collection works before it leaves the rest to the next. To write its pages
 /// takes about as long again.
 const COLLECTION_TIME_MAX: Duration = Duration::from_millis(5);
+/// After so many collections in a row that found nothing to give up, a write is refused.
+const FRUITLESS_MAX: u32 = 10;
+/// Between two of them: pages that are free, but that somebody still reads, are so no longer.
+const READERS_PAUSE: Duration = Duration::from_millis(20);
 /// How many packed bytes one transaction takes.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 /// More than one transaction writes, with its index pages.
@@ -385,6 +392,7 @@ impl Writer {
         let room = &self.thread.inner.room;
         let mut progress = room.progress();
         let (mut outcomes, mut parts) = (Vec::new(), vec![task]);
+        let mut fruitless = 0;
         while let Some(task) = parts.pop() {
             progress.mark_unchanged();
             let before = *progress.borrow();
@@ -400,8 +408,13 @@ impl Writer {
             }
             match task.split_off_half() {
                 Some(rest) => parts.push(rest),
-                None if task.waits_for_room() && room.wait(&mut progress, before).await => {}
-                None => return Err(cause),
+                None if !task.waits_for_room() || fruitless == FRUITLESS_MAX => return Err(cause),
+                None if room.wait(&mut progress, before).await => fruitless = 0,
+                None if !room.is_collected() => return Err(cause),
+                None => {
+                    fruitless += 1;
+                    sleep(READERS_PAUSE).await;
+                }
             }
             parts.push(task);
         }
