@@ -196,6 +196,11 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     limit_default: Option<u64>,
 
+    /// Events that one reconciliation may compare (NIP-77) [default: 500000]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    neg_items_max: Option<usize>,
+
     /// Bytes that the store of events may take of the disk; what was not asked for the longest time goes
     /// [default: no limit]
     #[arg(long, value_name = "BYTES")]
@@ -359,6 +364,7 @@ pub struct Limits {
     pub limit_default: u64,
     /// In bits.
     pub pow_min: u32,
+    pub neg_items_max: usize,
 }
 
 impl Settings {
@@ -426,6 +432,7 @@ impl Settings {
             limit_max: self.limit_max.unwrap_or(5_000),
             limit_default: self.limit_default.unwrap_or(500),
             pow_min: self.pow_min.unwrap_or(0),
+            neg_items_max: self.neg_items_max.unwrap_or(500_000),
         };
         limits.check()?;
         let url = self.url.as_deref().map(str::parse).transpose().context("`url`")?;

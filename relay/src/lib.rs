@@ -24,6 +24,7 @@ pub mod l2;
 mod local;
 mod membership;
 mod metrics;
+mod neg;
 mod nip11;
 mod outbox;
 mod own_seqs;
@@ -53,7 +54,7 @@ use layer2::Layer2;
 use store::{Options, Store, Writer};
 use tokio::{
     net::{TcpListener, TcpSocket},
-    sync::{Notify, watch},
+    sync::{Notify, Semaphore, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -89,6 +90,8 @@ pub(crate) struct Relay {
     pub url: RelayUrl,
     /// Kinds that are not for everybody.
     pub guarded: Arc<[Kind]>,
+    /// Places for reconciliations.
+    pub reconciliations: Arc<Semaphore>,
     pub store: Store,
     pub reads: Reads,
     pub delta: Delta,
@@ -232,11 +235,13 @@ pub async fn run(
     let revival = Arc::new(revival);
     let url = config.url_or(listeners.clients.local_addr()?);
     let guarded = config.guarded_kinds.clone();
+    let reconciliations = Arc::new(Semaphore::new(neg::AT_ONCE_MAX));
     let relay = Relay {
         config,
         identity,
         url,
         guarded,
+        reconciliations,
         store,
         reads,
         delta,

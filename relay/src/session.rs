@@ -25,6 +25,7 @@ use crate::{
     count::Question,
     ingest::Rejection,
     metrics::Counted,
+    neg::Reconciliation,
     sight::Sight,
     streamer::Streamer,
     websocket::WebSocket,
@@ -38,6 +39,8 @@ const SESSION_QUEUE_FRAMES_MAX: usize = 256;
 const SESSION_EVENTS_MAX: usize = 256;
 /// Counts of one connection under way at a time.
 const SESSION_COUNTS_MAX: usize = 8;
+/// Reconciliations of one connection at a time.
+const SESSION_NEGS_MAX: usize = 8;
 /// How often the relay asks a silent client whether it is still there.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// After how long a client that answers nothing is taken for gone.
@@ -61,6 +64,7 @@ pub async fn serve(socket: WebSocket, relay: Arc<Relay>, stop: CancellationToken
         counts: Arc::new(Semaphore::new(SESSION_COUNTS_MAX)),
         events: Arc::new(Semaphore::new(SESSION_EVENTS_MAX)),
         subscriptions: HashMap::new(),
+        reconciliations: HashMap::new(),
         tasks: JoinSet::new(),
     };
     let mut end = pin!(session.read(stream, stop));
@@ -101,6 +105,8 @@ struct Session {
     counts: Arc<Semaphore>,
     events: Arc<Semaphore>,
     subscriptions: HashMap<SubscriptionId, AbortHandle>,
+    /// Their names are no subscriptions'. One that is dropped has come to its end.
+    reconciliations: HashMap<SubscriptionId, mpsc::Sender<Vec<u8>>>,
     tasks: JoinSet<()>,
 }
 
@@ -188,6 +194,14 @@ impl Session {
             Ok(ClientMessage::Req(id, filters)) => self.req(id, filters).await,
             Ok(ClientMessage::Count(id, filters)) => self.count(id, filters).await,
             Ok(ClientMessage::Auth(json)) => self.auth(json).await,
+            Ok(ClientMessage::NegOpen(id, filter, message)) => {
+                self.neg_open(id, *filter, message).await
+            }
+            Ok(ClientMessage::NegMsg(id, message)) => self.neg_msg(id, message).await,
+            Ok(ClientMessage::NegClose(id)) => {
+                self.reconciliations.remove(&id);
+                true
+            }
             Ok(ClientMessage::Close(id)) => {
                 self.close(&id);
                 true
@@ -196,6 +210,10 @@ impl Session {
                 // The id names what it would have replaced, and that is over too.
                 self.close(&id);
                 self.answer(wire::closed(&id, &format!("invalid: {reason}"))).await
+            }
+            Err(Misread::Neg { id, reason }) => {
+                self.reconciliations.remove(&id);
+                self.answer(wire::neg_err(&id, &format!("invalid: {reason}"))).await
             }
             Err(Misread::Count { id, reason }) => {
                 self.answer(wire::closed(&id, &format!("invalid: {reason}"))).await
@@ -268,6 +286,51 @@ impl Session {
         true
     }
 
+    /// `["NEG-OPEN", …]`: a reconciliation of the same name is replaced.
+    async fn neg_open(&mut self, id: SubscriptionId, filter: Filter, message: Vec<u8>) -> bool {
+        self.reconciliations.remove(&id);
+        self.reconciliations.retain(|_, messages| !messages.is_closed());
+        let admitted = self.admit_filters(std::slice::from_ref(&filter));
+        let refused = match admitted {
+            Ok(()) if self.reconciliations.len() < SESSION_NEGS_MAX => None,
+            Ok(()) => Some(format!("blocked: {SESSION_NEGS_MAX} reconciliations are under way")),
+            Err(reason) => Some(reason),
+        };
+        if let Some(reason) = refused {
+            return self.challenge_if(&reason).await
+                && self.answer(wire::neg_err(&id, &reason)).await;
+        }
+        let (messages, received) = mpsc::channel(1);
+        // The channel is empty.
+        let _ = messages.try_send(message);
+        let reconciliation = Reconciliation {
+            id: id.clone(),
+            filter,
+            sight: self.sight.clone(),
+            reads: self.relay.reads.clone(),
+            items_max: self.relay.config.limits.neg_items_max,
+            room: self.relay.reconciliations.clone(),
+            frames: self.frames.clone(),
+        };
+        self.tasks.spawn(reconciliation.run(received));
+        self.reconciliations.insert(id, messages);
+        true
+    }
+
+    /// `["NEG-MSG", …]`: the next round.
+    async fn neg_msg(&mut self, id: SubscriptionId, message: Vec<u8>) -> bool {
+        let sent = self.reconciliations.get(&id).map(|messages| messages.try_send(message));
+        let reason = match sent {
+            Some(Ok(())) => return true,
+            Some(Err(mpsc::error::TrySendError::Full(_))) => "closed: one message at a time",
+            Some(Err(mpsc::error::TrySendError::Closed(_))) | None => {
+                "closed: no reconciliation of this name is under way"
+            }
+        };
+        self.reconciliations.remove(&id);
+        self.answer(wire::neg_err(&id, reason)).await
+    }
+
     /// `["REQ", …]`: a subscription of the same name is replaced.
     async fn req(&mut self, id: SubscriptionId, filters: Vec<Filter>) -> bool {
         self.close(&id);
@@ -299,12 +362,13 @@ impl Session {
     /// Ends a subscription, or a count, before it begins. Who has to authenticate is told what to sign, and
     /// nobody else: clients without a key take a challenge for a refusal.
     async fn refuse(&self, id: &SubscriptionId, reason: String) -> bool {
-        if reason.starts_with(wire::AUTH_REQUIRED)
-            && !self.answer(wire::auth(self.challenge.as_str())).await
-        {
-            return false;
-        }
-        self.answer(wire::closed(id, &reason)).await
+        self.challenge_if(&reason).await && self.answer(wire::closed(id, &reason)).await
+    }
+
+    /// Says what to sign, if that is the reason.
+    async fn challenge_if(&self, reason: &str) -> bool {
+        !reason.starts_with(wire::AUTH_REQUIRED)
+            || self.answer(wire::auth(self.challenge.as_str())).await
     }
 
     fn admit(&mut self, filters: &[Filter]) -> Result<(), String> {

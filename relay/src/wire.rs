@@ -46,6 +46,10 @@ pub enum ClientMessage<'a> {
     Close(SubscriptionId),
     /// An event that answers the connection's challenge, as the client wrote it.
     Auth(&'a str),
+    /// A reconciliation begins, with its first message (NIP-77).
+    NegOpen(SubscriptionId, Box<Filter>, Vec<u8>),
+    NegMsg(SubscriptionId, Vec<u8>),
+    NegClose(SubscriptionId),
 }
 
 /// Why a frame is not understood.
@@ -60,6 +64,9 @@ pub enum Misread {
     /// The same for a count.
     #[error("invalid: {reason}")]
     Count { id: SubscriptionId, reason: String },
+    /// And for a reconciliation.
+    #[error("invalid: {reason}")]
+    Neg { id: SubscriptionId, reason: String },
 }
 
 /// A frame's parts, not yet looked into.
@@ -112,9 +119,28 @@ impl<'a> ClientMessage<'a> {
             }
             ("CLOSE", [id]) => Ok(ClientMessage::Close(read_id(id)?)),
             ("AUTH", [event]) => Ok(ClientMessage::Auth(event.get())),
-            ("EVENT" | "REQ" | "COUNT" | "CLOSE" | "AUTH", _) => {
-                Err(Misread::Frame(format!("{verb} does not have {} parts", parts.len())))
+            ("NEG-OPEN", [id, filter, message]) => {
+                let id = read_id(id)?;
+                match (read_filters(&[*filter]), read_hex(message)) {
+                    (Ok(filters), Ok(message)) => {
+                        let filter = filters.into_iter().next().expect("it was one").into();
+                        Ok(ClientMessage::NegOpen(id, filter, message))
+                    }
+                    (Err(reason), _) | (_, Err(reason)) => Err(Misread::Neg { id, reason }),
+                }
             }
+            ("NEG-MSG", [id, message]) => {
+                let id = read_id(id)?;
+                match read_hex(message) {
+                    Ok(message) => Ok(ClientMessage::NegMsg(id, message)),
+                    Err(reason) => Err(Misread::Neg { id, reason }),
+                }
+            }
+            ("NEG-CLOSE", [id]) => Ok(ClientMessage::NegClose(read_id(id)?)),
+            (
+                "EVENT" | "REQ" | "COUNT" | "CLOSE" | "AUTH" | "NEG-OPEN" | "NEG-MSG" | "NEG-CLOSE",
+                _,
+            ) => Err(Misread::Frame(format!("{verb} does not have {} parts", parts.len()))),
             _ => Err(Misread::Frame(format!("{verb:.20} is not a verb this relay knows"))),
         }
     }
@@ -134,6 +160,12 @@ fn read_filters(filters: &[&RawValue]) -> Result<Vec<Filter>, String> {
     }
     let read = filters.iter().map(|filter| Filter::from_json(filter.get().as_bytes()));
     read.collect::<Result<_, _>>().map_err(|error| error.to_string())
+}
+
+fn read_hex(message: &RawValue) -> Result<Vec<u8>, String> {
+    let text: &str =
+        serde_json::from_str(message.get()).map_err(|_| "a message is a string of hex digits")?;
+    hex::decode(text).map_err(|error| error.to_string())
 }
 
 /// What goes to a client.
@@ -193,6 +225,16 @@ pub fn auth_answer(id: Option<EventId>, said: Result<(), String>) -> String {
         Some(id) => ok(&id, accepted, &message),
         None => notice(&message),
     }
+}
+
+/// `["NEG-MSG", id, message]` (NIP-77)
+pub fn neg_msg(id: &SubscriptionId, message: &[u8]) -> String {
+    format!("[\"NEG-MSG\",{},\"{}\"]", quoted(&id.0), hex::encode(message))
+}
+
+/// `["NEG-ERR", id, reason]` (NIP-77)
+pub fn neg_err(id: &SubscriptionId, reason: &str) -> String {
+    format!("[\"NEG-ERR\",{},{}]", quoted(&id.0), quoted(reason))
 }
 
 /// `["COUNT", id, {"count": …}]` (NIP-45)
@@ -286,6 +328,9 @@ mod tests {
         check_misread("[\"REQ\",\"a\"]", "a filter is needed");
         check_misread("[\"COUNT\",\"a\"]", "a filter is needed");
         check_misread("[\"AUTH\"]", "does not have 1 parts");
+        check_misread("[\"NEG-OPEN\",\"a\",{},32,\"61\"]", "does not have 5 parts");
+        check_misread("[\"NEG-OPEN\",\"a\",{},\"6\"]", "Odd number of digits");
+        check_misread("[\"NEG-MSG\",\"a\",61]", "hex digits");
         check_misread("[\"REQ\",\"a\",5]", "expected a JSON object");
         check_misread("[\"REQ\",\"a\",{\"kinds\":[-1]}]", "u16");
         check_misread(&"[".repeat(100_000), "EOF");

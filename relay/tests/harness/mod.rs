@@ -347,7 +347,7 @@ impl Client {
     }
 
     /// The next frame of this verb; others are passed over.
-    async fn frame_of(&mut self, verb: &str) -> Value {
+    pub async fn frame_of(&mut self, verb: &str) -> Value {
         loop {
             let frame = self.next_frame().await;
             if frame[0] == verb {

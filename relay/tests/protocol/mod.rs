@@ -1,7 +1,10 @@
 //! What a client is told, NIP by NIP, over a real websocket.
 
+use std::collections::BTreeSet;
+
 use aquifer::config::Config;
 use event::{Verified, twin::Author};
+use negentropy::{Id, Negentropy, NegentropyStorageVector};
 use serde_json::{Value, json};
 
 use crate::harness::{Client, TestRelay, relay, relay_but, value_of};
@@ -253,5 +256,118 @@ async fn nip_11_programs_get_a_document_and_people_a_page() {
     let options = relay.ask("OPTIONS", &accept).await.to_ascii_lowercase();
     assert!(options.contains("access-control-allow-origin: *"), "{options}");
     assert!(options.contains("access-control-allow-methods: get"), "{options}");
+    relay.stop().await;
+}
+
+/// The other side: what it has, and what it finds that each lacks.
+struct Other {
+    negentropy: Negentropy<'static, NegentropyStorageVector>,
+    have: BTreeSet<String>,
+    need: BTreeSet<String>,
+}
+
+impl Other {
+    fn with(events: &[Verified]) -> Other {
+        let mut storage = NegentropyStorageVector::new();
+        for event in events {
+            storage.insert(event.created_at.0, Id::from_byte_array(event.id.0)).unwrap();
+        }
+        storage.seal().unwrap();
+        let negentropy = Negentropy::owned(storage, 0).unwrap();
+        Other { negentropy, have: BTreeSet::new(), need: BTreeSet::new() }
+    }
+
+    /// All rounds, under a name.
+    async fn reconcile(&mut self, client: &mut Client, name: &str, filter: &Value) {
+        let first = hex::encode(self.negentropy.initiate().unwrap());
+        client.send(json!(["NEG-OPEN", name, filter, first])).await;
+        loop {
+            let frame = client.frame_of("NEG-MSG").await;
+            assert_eq!(frame[1], name);
+            let said = hex::decode(frame[2].as_str().unwrap()).unwrap();
+            let (mut have, mut need) = (Vec::new(), Vec::new());
+            let next = self.negentropy.reconcile_with_ids(&said, &mut have, &mut need).unwrap();
+            self.have.extend(have.iter().map(|id| hex::encode(id.as_bytes())));
+            self.need.extend(need.iter().map(|id| hex::encode(id.as_bytes())));
+            match next {
+                Some(next) => client.send(json!(["NEG-MSG", name, hex::encode(next)])).await,
+                None => break,
+            }
+        }
+        client.send(json!(["NEG-CLOSE", name])).await;
+    }
+}
+
+fn ids_of(events: &[Verified]) -> BTreeSet<String> {
+    events.iter().map(id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nip_77_both_sides_find_out_what_they_lack() {
+    let relay = relay().await;
+    let ann = Author::new(1);
+    let notes: Vec<Verified> =
+        (0..900).map(|at| ann.sign(1_000 + at / 3, 1, &[], &format!("note {at}"))).collect();
+    let elsewhere = ann.sign(1_100, 7, &[], "of another kind");
+    let mut client = relay.client().await;
+    client.publish_all(&notes[..700]).await;
+    client.publish(&elsewhere).await.expect_ok();
+    let mut other = Other::with(&notes[500..]);
+    // A subscription of the same name is another matter.
+    client.req("same", &[json!({"limit": 0})]).await;
+    other.reconcile(&mut client, "same", &json!({"kinds": [1]})).await;
+    assert_eq!(other.have, ids_of(&notes[700..]));
+    assert_eq!(other.need, ids_of(&notes[..500]));
+    relay.client().await.publish(&ann.sign(5_000, 1, &[], "live")).await.expect_ok();
+    client.event("same").await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nip_77_what_is_not_for_a_client_is_not_reconciled() {
+    let relay = relay().await;
+    let (ann, bob) = (Author::new(1), Author::new(2));
+    let (note, wrapped) = (ann.sign(1_000, 1, &[], ""), wrap(&ann, &bob, 1_001));
+    let mut client = relay.client().await;
+    client.publish_all(&[note.clone(), wrapped.clone()]).await;
+    let mut stranger = Other::with(&[]);
+    stranger.reconcile(&mut client, "all", &json!({})).await;
+    assert_eq!(stranger.need, ids_of(std::slice::from_ref(&note)));
+    client.send(json!(["NEG-OPEN", "dm", {"kinds": [1059]}, "61"])).await;
+    let refused = client.frame_of("NEG-ERR").await;
+    assert!(refused[2].as_str().unwrap().starts_with("auth-required: "), "{refused}");
+    authenticate(&mut client, &bob, &relay).await;
+    let mut bobs = Other::with(&[]);
+    bobs.reconcile(&mut client, "all", &json!({})).await;
+    assert_eq!(bobs.need, ids_of(&[note, wrapped]));
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nip_77_refusals_name_the_reconciliation() {
+    let relay = relay_but(|config: &mut Config| config.limits.neg_items_max = 2).await;
+    let ann = Author::new(1);
+    let notes: Vec<Verified> = (0..3).map(|at| ann.sign(1_000 + at, 1, &[], "")).collect();
+    let mut client = relay.client().await;
+    client.publish_all(&notes).await;
+    let newest = json!({"since": 1_001});
+    for (frame, reason) in [
+        (json!(["NEG-OPEN", "n", {}, "61"]), "blocked: more than 2"),
+        (json!(["NEG-OPEN", "n", newest, "50"]), "invalid: "),
+        (json!(["NEG-OPEN", "n", {"kinds": "all"}, "61"]), "invalid: "),
+        (json!(["NEG-OPEN", "n", newest, "6"]), "invalid: "),
+        (json!(["NEG-MSG", "n", "61"]), "closed: "),
+    ] {
+        client.send(frame.clone()).await;
+        let refused = client.frame_of("NEG-ERR").await;
+        assert_eq!(refused[1], "n");
+        assert!(refused[2].as_str().unwrap().starts_with(reason), "{frame}: {refused}");
+    }
+    // Another version of the protocol is told ours.
+    client.send(json!(["NEG-OPEN", "n", newest, "62"])).await;
+    assert_eq!(client.frame_of("NEG-MSG").await[2], "61");
+    let mut other = Other::with(&notes[..1]);
+    other.reconcile(&mut client, "n", &newest).await;
+    assert_eq!((other.need, other.have), (ids_of(&notes[1..]), ids_of(&notes[..1])));
     relay.stop().await;
 }
