@@ -3,24 +3,24 @@
 //! What costs least comes first: a text that was refused a moment ago, the size, an id that L1 holds.
 //! Only then is the rest read, hashed and its signature checked, on threads of its own.
 
-use std::{fmt, sync::Arc};
+use std::{io, sync::Arc};
 
-use event::{
-    Class, Event, EventId, Invalid, Kind, PublicKey, Timestamp, Verified, stated_id, verify,
-};
+use event::{Class, Event, EventId, Kind, PublicKey, Timestamp, Verified, stated_id, verify};
 use store::{Origin, Outcome, Store, WriteError, Writer};
 use tokio::sync::watch;
 
 use crate::{
     auth::AUTH,
+    bits::leading_zeros,
     clock,
-    config::{Limits, NotGranted},
+    config::{Config, Limits, NotGranted, OkAfter},
     delta::Delta,
     local::{LocalOnly, is_protection},
     membership::Membership,
     metrics::Metrics,
-    outbox::UntilLayer2,
+    outbox::{UntilLayer2, Waiters},
     refusals::Refusals,
+    verdict::{Accepted, Answer, Rejection},
     verifier::Verifier,
 };
 
@@ -33,125 +33,24 @@ const REPOSTS: [Kind; 2] = [Kind(6), Kind(16)];
 
 /// The way in for clients' events.
 pub struct Ingest {
-    pub admission: Arc<Admission>,
-    pub refusals: Refusals,
+    admission: Arc<Admission>,
+    refusals: Refusals,
     pub verifier: Verifier,
-    pub writer: Writer,
-    pub delta: Delta,
+    writer: Writer,
+    delta: Delta,
     /// What is stored here and nowhere else.
-    pub local: Arc<LocalOnly>,
+    local: Arc<LocalOnly>,
     /// If an OK means that L2 has the event, too.
-    pub until_layer2: Option<UntilLayer2>,
-    pub metrics: Arc<Metrics>,
+    until_layer2: Option<UntilLayer2>,
+    metrics: Arc<Metrics>,
 }
 
 /// What an event has to pass before it is written.
-pub struct Admission {
-    pub store: Store,
-    pub limits: Limits,
-    pub not_granted: NotGranted,
-    pub membership: watch::Receiver<Membership>,
-}
-
-/// What a client is told about the event it sent.
-pub struct Answer {
-    /// As far as it could be read.
-    pub id: Option<EventId>,
-    pub said: Result<Accepted, Rejection>,
-}
-
-/// Why an event was taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accepted {
-    /// It is on the disk now, and in L2 if that was to be waited for.
-    Stored,
-    /// It was there before.
-    Duplicate,
-    /// A newer version of it is there.
-    Superseded,
-    /// It was passed on, and is kept nowhere.
-    PassedOn,
-}
-
-impl Accepted {
-    fn name(self) -> &'static str {
-        match self {
-            Accepted::Stored => "stored",
-            Accepted::Duplicate => "duplicate",
-            Accepted::Superseded => "superseded",
-            Accepted::PassedOn => "passed_on",
-        }
-    }
-}
-
-impl fmt::Display for Accepted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Accepted::Stored | Accepted::PassedOn => "",
-            Accepted::Duplicate => "duplicate: already have this event",
-            Accepted::Superseded => "duplicate: have a newer version of this event",
-        })
-    }
-}
-
-/// Why an event was refused, as NIP-01's OK words it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
-    #[error("invalid: {0}")]
-    Invalid(String),
-    #[error("invalid: {0}")]
-    Forged(#[from] Invalid),
-    #[error("invalid: it has expired")]
-    Expired,
-    #[error("blocked: its author deleted it")]
-    Deleted,
-    /// A protected event (NIP-70).
-    #[error("auth-required: its author alone may publish this event, and has to authenticate")]
-    Unproven,
-    /// The same, from somebody who is authenticated as another.
-    #[error("restricted: its author alone may publish this event")]
-    NotItsAuthor,
-    #[error("blocked: it embeds an event that its author protected")]
-    EmbedsProtected,
-    /// NIP-13.
-    #[error("pow: {0}")]
-    Work(String),
-    #[error("restricted: this relay has not been granted by its event store, and takes no events")]
-    NotGranted,
-    /// L2 does not take it. It is on the disk here, and stays.
-    #[error("error: it is stored on this relay alone, the shared store does not take it: {0}")]
-    NotShared(String),
-    /// L2 has not answered in time. It is on the disk here, and goes up when that is possible.
-    #[error(
-        "error: it is stored on this relay and on its way; the shared store has not confirmed it yet"
-    )]
-    Unconfirmed,
-    /// Something that came later removed it before L2 had it.
-    #[error("error: it was stored, and is gone again: replaced, deleted, or expired")]
-    Gone,
-    #[error("error: {0}")]
-    Error(&'static str),
-}
-
-impl Rejection {
-    fn name(&self) -> &'static str {
-        match self {
-            Rejection::Invalid(_) | Rejection::Forged(_) => "invalid",
-            Rejection::Expired => "expired",
-            Rejection::Deleted | Rejection::EmbedsProtected => "blocked",
-            Rejection::Unproven => "auth_required",
-            Rejection::NotItsAuthor | Rejection::NotGranted => "restricted",
-            Rejection::Work(_) => "pow",
-            Rejection::NotShared(_) => "not_shared",
-            Rejection::Unconfirmed => "unconfirmed",
-            Rejection::Gone | Rejection::Error(_) => "error",
-        }
-    }
-
-    /// Whether the same text would be refused again, after costly checks.
-    fn lasts(&self) -> bool {
-        matches!(self, Rejection::Forged(_) | Rejection::Expired | Rejection::Deleted)
-    }
+struct Admission {
+    store: Store,
+    limits: Limits,
+    not_granted: NotGranted,
+    membership: watch::Receiver<Membership>,
 }
 
 /// What was found out about a text before anything is written.
@@ -163,7 +62,39 @@ enum Examined {
     Refused(Option<EventId>, Rejection),
 }
 
+/// What there has to be before events are taken.
+pub struct Parts {
+    pub store: Store,
+    pub writer: Writer,
+    pub delta: Delta,
+    pub membership: watch::Receiver<Membership>,
+    pub waiters: Arc<Waiters>,
+    pub local: Arc<LocalOnly>,
+    pub metrics: Arc<Metrics>,
+}
+
 impl Ingest {
+    /// Starts the threads that check events.
+    pub fn start(config: &Config, parts: Parts) -> io::Result<Ingest> {
+        let Parts { store, writer, delta, membership, waiters, local, metrics } = parts;
+        let until_layer2 = (config.ok_after == OkAfter::Layer2).then(|| UntilLayer2 {
+            store: store.clone(),
+            waiters,
+            patience: config.ok_timeout,
+        });
+        let (limits, not_granted) = (config.limits.clone(), config.not_granted);
+        Ok(Ingest {
+            admission: Arc::new(Admission { store, limits, not_granted, membership }),
+            refusals: Refusals::default(),
+            verifier: Verifier::start()?,
+            writer,
+            delta,
+            local,
+            until_layer2,
+            metrics,
+        })
+    }
+
     /// Takes an event as a client wrote it that has authenticated with `keys`. When this says `Stored`, it
     /// is durable.
     pub async fn take(&self, json: String, keys: Vec<PublicKey>) -> Answer {
@@ -305,12 +236,6 @@ fn check_work(event: &Event, wanted: u32) -> Result<(), Rejection> {
         }
         _ => Ok(()),
     }
-}
-
-/// Bits that are 0 before the first that is not.
-pub(crate) fn leading_zeros(bytes: &[u8]) -> u32 {
-    let full = bytes.iter().take_while(|byte| **byte == 0).count();
-    8 * full as u32 + bytes.get(full).map_or(0, |byte| byte.leading_zeros())
 }
 
 fn refusal(cause: &WriteError) -> Rejection {

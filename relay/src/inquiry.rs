@@ -21,8 +21,8 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
+    backoff::backoff,
     metrics::Metrics,
-    outbox::backoff,
     poll::{Standing, read_event},
     reads::{Reads, Turn},
     under_way::UnderWay,

@@ -8,6 +8,8 @@
 //! [`run`] gets its socket and its stop signal from outside, so a test can be the operator.
 
 mod auth;
+mod backoff;
+mod bits;
 pub mod client;
 mod clock;
 mod collector;
@@ -35,9 +37,11 @@ mod revive;
 mod server;
 mod session;
 mod sight;
+mod sketch;
 mod streamer;
 mod subscriptions;
 mod under_way;
+mod verdict;
 mod verifier;
 mod websocket;
 mod wire;
@@ -62,24 +66,22 @@ use tracing::{info, warn};
 use crate::{
     auth::RelayUrl,
     collector::collecting,
-    config::{Config, OkAfter},
+    config::Config,
     control::{Control, Desk},
     costs::Costs,
     delta::Delta,
     identity::Identity,
-    ingest::{Admission, Ingest},
+    ingest::{Ingest, Parts},
     inquiry::{Inquiry, Sources},
     local::LocalOnly,
     membership::{Membership, watch_membership},
     metrics::Metrics,
-    outbox::{Outbox, UntilLayer2, Waiters},
+    outbox::{Outbox, Waiters},
     own_seqs::OwnSeqs,
     poll::{Poll, Standing},
     reads::Reads,
-    refusals::Refusals,
     revive::Revival,
     under_way::UnderWay,
-    verifier::Verifier,
 };
 
 /// What all sessions share.
@@ -211,27 +213,16 @@ pub async fn run(
             watch::channel(Membership::Unknown).1
         }
     };
-    let admission = Admission {
+    let parts = Parts {
         store: store.clone(),
-        limits: config.limits.clone(),
-        not_granted: config.not_granted,
-        membership,
-    };
-    let until_layer2 = (config.ok_after == OkAfter::Layer2).then(|| UntilLayer2 {
-        store: store.clone(),
-        waiters,
-        patience: config.ok_timeout,
-    });
-    let ingest = Ingest {
-        admission: Arc::new(admission),
-        refusals: Refusals::default(),
-        verifier: Verifier::start().context("starting the verifier's threads")?,
         writer: writer.clone(),
         delta: delta.clone(),
+        membership,
+        waiters,
         local,
-        until_layer2,
         metrics: metrics.clone(),
     };
+    let ingest = Ingest::start(&config, parts).context("starting the verifier's threads")?;
     let revival = Arc::new(revival);
     let url = config.url_or(listeners.clients.local_addr()?);
     let guarded = config.guarded_kinds.clone();

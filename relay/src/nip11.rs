@@ -44,6 +44,8 @@ fn supported_nips(relay: &Relay) -> Vec<u16> {
         4 => guards(4),
         13 => relay.config.limits.pow_min > 0,
         17 | 59 => guards(1_059),
+        // The shared store knows the URLs of its relays; without one only `ALL_RELAYS` is understood.
+        62 => relay.revival.layer2.is_some(),
         _ => true,
     });
     nips
@@ -74,8 +76,11 @@ pub fn document(relay: &Relay) -> Value {
             "payment_required": false,
             "restricted_writes": false,
         },
-        "retention": [{ "time": Value::Null }],
     });
+    if relay.config.cache.is_none() || relay.revival.layer2.is_some() {
+        // For ever.
+        document["retention"] = json!([{ "time": Value::Null }]);
+    }
     let mut add = |name: &str, value: Option<String>| {
         if let Some(value) = value {
             document[name] = json!(value);

@@ -12,12 +12,11 @@
 mod plan;
 mod told;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use event::{EventId, Packed};
 use interface::TOO_FAR_AHEAD;
 use layer2::{Layer2, Layer2Error, SaveOutcome};
-use rand::Rng;
 use store::{Millis, ReadError, Seq, Settlement, Store, Waiting, Writer};
 use tokio::{
     sync::Notify,
@@ -30,6 +29,7 @@ use tracing::{debug, error, info, warn};
 use self::plan::{Batch, Ended, Fresh, Plan, Poison};
 pub use self::told::{Said, UntilLayer2, Waiters};
 use crate::{
+    backoff::BACKOFF_MAX,
     local::LocalOnly,
     metrics::{self, Counted, Metrics},
     own_seqs::OwnSeqs,
@@ -40,10 +40,6 @@ use crate::{
 const BATCH_EVENTS_MAX: usize = 1_000;
 /// Bytes of one batch: an ingress message may have 2 MiB.
 const BATCH_BYTES_MAX: usize = 1_500_000;
-/// The first pause after a failure; each further one doubles it.
-const BACKOFF_MIN: Duration = Duration::from_millis(500);
-/// The longest pause.
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// The way up to L2.
 pub struct Outbox {
@@ -317,14 +313,4 @@ fn id_of(event: &[u8]) -> EventId {
 
 fn note_panic(cause: &JoinError) {
     error!(%cause, "a batch was lost on its way up; all that waits is sent again");
-}
-
-/// Doubling pauses, a random half off, so that the relays of a cluster do not come back in step.
-pub(crate) fn backoff(failures: u32) -> Duration {
-    pause(BACKOFF_MIN, BACKOFF_MAX, failures)
-}
-
-fn pause(first: Duration, longest: Duration, failures: u32) -> Duration {
-    let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(20));
-    doubled.min(longest).mul_f64(rand::rng().random_range(0.5..=1.0))
 }

@@ -20,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::{
+    backoff::backoff,
     clock,
     metrics::{self, Metrics},
-    outbox::backoff,
     own_seqs::OwnSeqs,
 };
 

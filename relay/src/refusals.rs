@@ -13,7 +13,7 @@ use std::{
 
 use event::{EventId, Timestamp};
 
-use crate::ingest::Rejection;
+use crate::verdict::Rejection;
 
 /// Refusals remembered at a time, twice over: the younger ones, and those before them.
 const GENERATION_MAX: usize = 8_192;

@@ -12,7 +12,7 @@ use store::{WriteError, Writer};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
-use crate::{metrics::Metrics, outbox::backoff, under_way::UnderWay};
+use crate::{backoff::backoff, metrics::Metrics, under_way::UnderWay};
 
 /// The way back of single events.
 pub struct Revival {

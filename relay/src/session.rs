@@ -23,11 +23,11 @@ use crate::{
     auth::Challenge,
     clock,
     count::Question,
-    ingest::Rejection,
     metrics::Counted,
     neg::Reconciliation,
     sight::Sight,
     streamer::Streamer,
+    verdict::Rejection,
     websocket::WebSocket,
     wire::{self, ClientMessage, Frame, Misread, SubscriptionId},
 };

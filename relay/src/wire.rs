@@ -11,7 +11,7 @@ use serde_json::{json, value::RawValue};
 use tokio_tungstenite::tungstenite::{Bytes, Message, Utf8Bytes, protocol::CloseFrame};
 use tracing::warn;
 
-use crate::{count::Tally, ingest::Answer};
+use crate::{sketch::Tally, verdict::Answer};
 
 /// The longest subscription id, in characters (NIP-01).
 const SUBSCRIPTION_ID_CHARS_MAX: usize = 64;

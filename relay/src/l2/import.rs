@@ -13,8 +13,8 @@ use serde::Serialize;
 
 use super::{FAILURES_MAX, Where, insist};
 use crate::{
+    backoff::backoff,
     client::{Lines, Progress},
-    outbox::backoff,
 };
 
 /// Events of one batch. Checking one costs the canister about 3 M of its 40 G instructions.

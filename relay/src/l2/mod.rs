@@ -15,10 +15,10 @@ use clap::{Args, Subcommand};
 use layer2::{Layer2, Layer2Error};
 
 use crate::{
+    backoff::backoff,
     client::Progress,
     config::{Config, Settings},
     identity::Identity,
-    outbox::backoff,
 };
 
 /// Failures in a row that may pass and yet do not: with their pauses about two minutes.

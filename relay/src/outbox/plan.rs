@@ -13,7 +13,7 @@ use layer2::Layer2Error;
 use store::Seq;
 use tokio::time::Instant;
 
-use super::{BACKOFF_MAX, BACKOFF_MIN, pause};
+use crate::backoff::{BACKOFF_MAX, BACKOFF_MIN, pause};
 
 /// How long a batch is let gather beside one that is under way. Most answers come sooner.
 const GATHER_MAX: Duration = Duration::from_secs(2);

@@ -15,7 +15,7 @@ use store::{Standing, Store};
 use tokio::{sync::oneshot, time::timeout};
 
 use super::id_of;
-use crate::ingest::{Accepted, Rejection};
+use crate::verdict::{Accepted, Rejection};
 
 /// What L2 said of an event, for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
