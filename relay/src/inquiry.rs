@@ -125,6 +125,11 @@ impl Inquiry {
         }
     }
 
+    /// Whether L2 does not answer, so that nobody knows what it has.
+    pub fn is_cut_off(&self) -> bool {
+        *self.standing.borrow() == Standing::Away
+    }
+
     /// Whether L1 can answer these filters by itself.
     pub async fn knows(&self, filters: &[Filter]) -> bool {
         self.is_settled()

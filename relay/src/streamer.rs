@@ -158,7 +158,8 @@ impl Streamer {
     async fn send_stored(self: &Arc<Self>, owed: &mut Owed) -> Result<(Seq, Completeness), End> {
         let (horizon, first) = self.first_page(owed).await?;
         let scan = self.send_pages(first, None, owed).await?;
-        let is_owed = owed.is_unsettled || !owed.ids.is_empty();
+        let is_alone = self.inquiry.as_ref().is_some_and(|inquiry| inquiry.is_cut_off());
+        let is_owed = is_alone || owed.is_unsettled || !owed.ids.is_empty();
         let is_cut = !is_owed && self.is_cut(scan.cursor(), horizon).await?;
         let hint = if is_owed || is_cut { Completeness::More } else { Completeness::Finish };
         Ok((horizon, hint))

@@ -7,7 +7,7 @@ use event::{Verified, twin::Author};
 use negentropy::{Id, Negentropy, NegentropyStorageVector};
 use serde_json::{Value, json};
 
-use crate::harness::{Client, TestRelay, relay, relay_but, value_of};
+use crate::harness::{Client, FakeL2, TestRelay, relay, relay_but, relay_with, value_of};
 
 /// Signs what the relay asks for.
 fn answer(author: &Author, relay: &TestRelay, kind: u16, challenge: &str) -> Value {
@@ -199,6 +199,18 @@ async fn nip_67_eose_says_whether_there_is_more() {
     ] {
         assert_eq!(client.hint(&filters).await, expected, "{filters:?}");
     }
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nip_67_without_its_shared_store_a_relay_does_not_claim_to_know_all() {
+    let l2 = FakeL2::default();
+    let relay = relay_with(&l2).await;
+    let mut client = relay.client().await;
+    assert_eq!(client.hint(&[json!({})]).await, "finish");
+    l2.set_available(false);
+    relay.wait_for_metric("aquifer_poll_failing", 1.0).await;
+    assert_eq!(client.hint(&[json!({})]).await, "more");
     relay.stop().await;
 }
 
