@@ -21,11 +21,11 @@ const PACE: Duration = Duration::from_millis(25);
 /// Words of the relay's log after a lie.
 fn logged(lie: Lie) -> String {
     match lie {
-        Lie::Page | Lie::Empty | Lie::Halved | Lie::Forged => "cause=not proven: ".into(),
+        Lie::Page | Lie::Empty | Lie::Halved | Lie::Forged => "not proven".into(),
         Lie::Status(status) => format!("status {status}"),
         Lie::Lost | Lie::Dropped | Lie::CutOff | Lie::Silence => "cause=unavailable: ".into(),
-        // What shows it depends on where it hits.
-        _ => "cause=".into(),
+        // What shows it, and to whom, depends on where it hits.
+        _ => "L2".into(),
     }
 }
 
