@@ -39,12 +39,34 @@ impl RelayUrl {
     /// Whether this text means the same relay. Neither a slash at the end matters, nor whether TLS ends
     /// before the relay.
     pub fn is(&self, text: &str) -> bool {
-        let Ok(RelayUrl(other)) = text.parse() else { return false };
+        text.parse().is_ok_and(|RelayUrl(other)| self.is_at(&other))
+    }
+
+    /// Whether this is where the relay takes HTTP requests.
+    pub fn is_http(&self, text: &str) -> bool {
+        let url = Url::parse(text).ok();
+        let url = url.filter(|url| matches!(url.scheme(), "http" | "https"));
+        url.is_some_and(|url| self.is_at(&url))
+    }
+
+    /// Where it takes them.
+    pub fn http(&self) -> String {
+        // `ws` becomes `http`, and `wss` `https`.
+        self.0.as_str().replacen("ws", "http", 1)
+    }
+
+    fn is_at(&self, other: &Url) -> bool {
         let path = |url: &Url| url.path().trim_end_matches('/').to_owned();
         self.0.host() == other.host()
             && self.0.port() == other.port()
-            && path(&self.0) == path(&other)
+            && path(&self.0) == path(other)
     }
+}
+
+/// The value of the first tag of this name, or nothing.
+pub fn tag_value<'e>(event: &'e Event, name: &str) -> &'e str {
+    let tag = event.tags.iter().find(|tag| tag.name() == Some(name));
+    tag.and_then(|tag| tag.value()).unwrap_or_default()
 }
 
 /// What a connection's client has to sign.
@@ -75,15 +97,11 @@ impl Challenge {
         if event.kind != AUTH {
             return Err(format!("AUTH takes an event of kind {AUTH}, not {}", event.kind));
         }
-        let value = |name: &str| {
-            let tag = event.tags.iter().find(|tag| tag.name() == Some(name));
-            tag.and_then(|tag| tag.value()).unwrap_or_default()
-        };
-        if value("challenge") != self.0 {
+        if tag_value(&event, "challenge") != self.0 {
             return Err("the challenge is not that of this connection".into());
         }
-        if !relay.is(value("relay")) {
-            return Err(format!("the relay is {relay}, not {:.100}", value("relay")));
+        if !relay.is(tag_value(&event, "relay")) {
+            return Err(format!("the relay is {relay}, not {:.100}", tag_value(&event, "relay")));
         }
         if event.created_at.0.abs_diff(now.0) > AGE_SECONDS_MAX {
             return Err(format!(

@@ -76,6 +76,17 @@ impl Identity {
     }
 }
 
+/// Reads a public key as people write it: in hex, or as npub1… (NIP-19).
+pub fn key_of(text: &str) -> anyhow::Result<PublicKey> {
+    if let Ok(key) = text.parse() {
+        return Ok(key);
+    }
+    let decoded = bech32::decode(text).ok().filter(|(prefix, _)| prefix.as_str() == "npub");
+    let bytes = decoded.and_then(|(_, bytes)| bytes.try_into().ok());
+    let key = bytes.with_context(|| format!("{text:?} is no public key, in hex or as npub1…"))?;
+    Ok(PublicKey(key))
+}
+
 fn agent_identity(secret: &[u8; 32]) -> anyhow::Result<Secp256k1Identity> {
     let key = agent_k256::SecretKey::from_slice(secret).context("the key is not a valid secret")?;
     Ok(Secp256k1Identity::from_private_key(key))

@@ -13,15 +13,21 @@ use crate::{
     auth::AUTH,
     bits::leading_zeros,
     clock,
-    config::{Config, Limits, NotGranted, OkAfter},
+    config::{
+        Config, NotGranted, OkAfter,
+        terms::{InForce, Limits},
+    },
     delta::Delta,
     local::{LocalOnly, is_protection},
     membership::Membership,
     metrics::Metrics,
     outbox::{UntilLayer2, Waiters},
+    plugin::{Asker, Policy, Ruling},
     refusals::Refusals,
+    throttle::{Act, Throttle},
     verdict::{Accepted, Answer, Rejection},
     verifier::Verifier,
+    visitor::Visitor,
 };
 
 /// Kinds that are for one pair of eyes and no relay's store: seals without their wrap (NIP-59), zap
@@ -42,13 +48,15 @@ pub struct Ingest {
     local: Arc<LocalOnly>,
     /// If an OK means that L2 has the event, too.
     until_layer2: Option<UntilLayer2>,
+    policy: Policy,
+    throttle: Arc<Throttle>,
     metrics: Arc<Metrics>,
 }
 
 /// What an event has to pass before it is written.
 struct Admission {
     store: Store,
-    limits: Limits,
+    in_force: InForce,
     not_granted: NotGranted,
     membership: watch::Receiver<Membership>,
 }
@@ -70,35 +78,50 @@ pub struct Parts {
     pub membership: watch::Receiver<Membership>,
     pub waiters: Arc<Waiters>,
     pub local: Arc<LocalOnly>,
+    pub in_force: InForce,
+    pub policy: Policy,
+    pub throttle: Arc<Throttle>,
     pub metrics: Arc<Metrics>,
+}
+
+/// Who brings an event.
+pub struct Bearer {
+    pub visitor: Visitor,
+    /// The keys that it has authenticated with.
+    pub keys: Vec<PublicKey>,
 }
 
 impl Ingest {
     /// Starts the threads that check events.
     pub fn start(config: &Config, parts: Parts) -> io::Result<Ingest> {
-        let Parts { store, writer, delta, membership, waiters, local, metrics } = parts;
+        let Parts { store, writer, delta, membership, waiters, local, metrics, .. } = parts;
+        let Parts { in_force, policy, throttle, .. } = parts;
         let until_layer2 = (config.ok_after == OkAfter::Layer2).then(|| UntilLayer2 {
             store: store.clone(),
             waiters,
             patience: config.ok_timeout,
         });
-        let (limits, not_granted) = (config.limits.clone(), config.not_granted);
+        let not_granted = config.not_granted;
         Ok(Ingest {
-            admission: Arc::new(Admission { store, limits, not_granted, membership }),
+            admission: Arc::new(Admission { store, in_force, not_granted, membership }),
             refusals: Refusals::default(),
             verifier: Verifier::start()?,
             writer,
             delta,
             local,
             until_layer2,
+            policy,
+            throttle,
             metrics,
         })
     }
 
-    /// Takes an event as a client wrote it that has authenticated with `keys`. When this says `Stored`, it
-    /// is durable.
-    pub async fn take(&self, json: String, keys: Vec<PublicKey>) -> Answer {
-        let answer = self.judge(json, keys).await;
+    /// Takes an event as a client wrote it. When this says `Stored`, it is durable.
+    pub async fn take(&self, json: String, bearer: Bearer) -> Answer {
+        let answer = match self.throttle.visitor_does(Act::Event, &bearer.visitor) {
+            Ok(()) => self.judge(json, Arc::new(bearer)).await,
+            Err(too_fast) => Answer { id: stated_id(json.as_bytes()), said: Err(too_fast.into()) },
+        };
         self.metrics.count_event(match &answer.said {
             Ok(accepted) => accepted.name(),
             Err(rejection) => rejection.name(),
@@ -106,15 +129,15 @@ impl Ingest {
         answer
     }
 
-    async fn judge(&self, json: String, keys: Vec<PublicKey>) -> Answer {
+    async fn judge(&self, json: String, bearer: Arc<Bearer>) -> Answer {
         let (text, now) = (self.refusals.text(&json), clock::now());
         if let Some((id, rejection)) = self.refusals.find(text, now) {
             return Answer { id: Some(id), said: Err(rejection) };
         }
-        let admission = self.admission.clone();
-        let examined = self.verifier.run(move || admission.examine(&json, &keys, now)).await;
+        let (admission, by) = (self.admission.clone(), bearer.clone());
+        let examined = self.verifier.run(move || admission.examine(&json, &by.keys, now)).await;
         let (id, said) = match examined {
-            Some(Examined::New(event)) => (Some(event.id), self.keep(event).await),
+            Some(Examined::New(event)) => (Some(event.id), self.consider(event, &bearer).await),
             Some(Examined::Known(id)) => (Some(id), self.confirm(id, Accepted::Duplicate).await),
             Some(Examined::Refused(id, rejection)) => (id, Err(rejection)),
             None => (None, Err(Rejection::Error("the relay failed to read this event"))),
@@ -125,6 +148,18 @@ impl Ingest {
             self.refusals.note(text, id, rejection.clone(), now);
         }
         Answer { id, said }
+    }
+
+    /// What only its author may have done counts for its author: so this comes after the check.
+    async fn consider(&self, event: Verified, bearer: &Bearer) -> Result<Accepted, Rejection> {
+        self.throttle.key_does(Act::Event, &event.pubkey, &bearer.visitor)?;
+        let asker = Asker { visitor: &bearer.visitor, keys: &bearer.keys };
+        match self.policy.rule_on_event(&event, &asker).await {
+            Ruling::Accept => self.keep(event).await,
+            Ruling::ShadowReject => Ok(Accepted::Shadowed),
+            Ruling::Reject(reason) => Err(Rejection::Policy(reason)),
+            Ruling::Silence => Err(Rejection::NoPolicy),
+        }
     }
 
     async fn keep(&self, event: Verified) -> Result<Accepted, Rejection> {
@@ -159,11 +194,13 @@ impl Ingest {
 impl Admission {
     fn examine(&self, json: &str, keys: &[PublicKey], now: Timestamp) -> Examined {
         let refused = |rejection| Examined::Refused(stated_id(json.as_bytes()), rejection);
-        if json.len() > self.limits.event_bytes_max {
+        let terms = self.in_force.load();
+        let limits = &terms.limits;
+        if json.len() > limits.event_bytes_max {
             return refused(Rejection::Invalid(format!(
                 "the event has {} bytes, {} are allowed",
                 json.len(),
-                self.limits.event_bytes_max
+                limits.event_bytes_max
             )));
         }
         if let Some(id) = stated_id(json.as_bytes())
@@ -176,7 +213,9 @@ impl Admission {
             Err(error) => return refused(Rejection::Invalid(error.to_string())),
         };
         let id = event.id;
-        let admitted = self.admit(&event, now).and_then(|()| check_protection(&event, keys));
+        let admitted = self.admit(&event, limits, now);
+        let admitted = admitted.and_then(|()| terms.access.check(&event));
+        let admitted = admitted.and_then(|()| check_protection(&event, keys));
         let checked = admitted.and_then(|()| Ok(verify(event)?));
         checked.map_or_else(|refusal| Examined::Refused(Some(id), refusal), Examined::New)
     }
@@ -186,8 +225,7 @@ impl Admission {
         self.store.contains(id).unwrap_or(false)
     }
 
-    fn admit(&self, event: &Event, now: Timestamp) -> Result<(), Rejection> {
-        let limits = &self.limits;
+    fn admit(&self, event: &Event, limits: &Limits, now: Timestamp) -> Result<(), Rejection> {
         let refuse = |reason: String| Err(Rejection::Invalid(reason));
         if event.tags.len() > limits.event_tags_max {
             return refuse(format!(
@@ -202,6 +240,10 @@ impl Admission {
         check_work(event, limits.pow_min)?;
         if event.created_at.0 > now.0.saturating_add(limits.future_seconds_max) {
             return refuse("created_at lies too far in the future".into());
+        }
+        let is_too_old = |max| event.created_at.0 < now.0.saturating_sub(max);
+        if limits.past_seconds_max.is_some_and(is_too_old) {
+            return refuse("created_at lies too far in the past".into());
         }
         let is_barred = *self.membership.borrow() == Membership::NotGranted
             && self.not_granted == NotGranted::Refuse;

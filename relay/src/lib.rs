@@ -7,6 +7,9 @@
 //!
 //! [`run`] gets its socket and its stop signal from outside, so a test can be the operator.
 
+mod accept;
+mod access;
+pub mod admin;
 mod auth;
 mod backoff;
 mod bits;
@@ -19,6 +22,7 @@ mod costs;
 mod count;
 pub mod db;
 mod delta;
+mod hot;
 pub mod identity;
 mod ingest;
 mod inquiry;
@@ -26,10 +30,14 @@ pub mod l2;
 mod local;
 mod membership;
 mod metrics;
+mod moderation;
 mod neg;
 mod nip11;
+mod nip86;
+mod nip98;
 mod outbox;
 mod own_seqs;
+mod plugin;
 mod poll;
 mod reads;
 mod refusals;
@@ -40,9 +48,11 @@ mod sight;
 mod sketch;
 mod streamer;
 mod subscriptions;
+mod throttle;
 mod under_way;
 mod verdict;
 mod verifier;
+mod visitor;
 mod websocket;
 mod wire;
 
@@ -53,7 +63,7 @@ use std::{
 };
 
 use anyhow::Context;
-use event::{Filter, Kind, Timestamp};
+use event::{Filter, Timestamp};
 use layer2::Layer2;
 use store::{Options, Store, Writer};
 use tokio::{
@@ -61,26 +71,30 @@ use tokio::{
     sync::{Notify, Semaphore, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     auth::RelayUrl,
-    collector::collecting,
-    config::Config,
+    collector::{AskCollector, collecting},
+    config::{Config, terms::Terms},
     control::{Control, Desk},
     costs::Costs,
     delta::Delta,
+    hot::HotLists,
     identity::Identity,
     ingest::{Ingest, Parts},
     inquiry::{Inquiry, Sources},
     local::LocalOnly,
     membership::{Membership, watch_membership},
     metrics::Metrics,
+    moderation::Moderator,
     outbox::{Outbox, Waiters},
     own_seqs::OwnSeqs,
+    plugin::{Policy, Side},
     poll::{Poll, Standing},
     reads::Reads,
     revive::Revival,
+    throttle::Throttle,
     under_way::UnderWay,
 };
 
@@ -90,10 +104,15 @@ pub(crate) struct Relay {
     pub identity: Identity,
     /// Where clients reach it.
     pub url: RelayUrl,
-    /// Kinds that are not for everybody.
-    pub guarded: Arc<[Kind]>,
+    /// Who keeps the terms that are in force.
+    pub moderator: Arc<Moderator>,
+    /// What authorized a request (NIP-98).
+    pub used: nip98::Used,
+    pub throttle: Arc<Throttle>,
+    pub read_policy: Policy,
     /// Places for reconciliations.
     pub reconciliations: Arc<Semaphore>,
+    pub hot_lists: Arc<HotLists>,
     pub store: Store,
     pub reads: Reads,
     pub delta: Delta,
@@ -105,9 +124,15 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
+    /// What clients meet at present.
+    pub fn terms(&self) -> Arc<Terms> {
+        self.moderator.in_force().load_full()
+    }
+
     /// Filters with the limits that this relay keeps.
     pub fn clamp(&self, mut filters: Vec<Filter>) -> Vec<Filter> {
-        let limits = &self.config.limits;
+        let terms = self.terms();
+        let limits = &terms.limits;
         for filter in &mut filters {
             let wanted = filter.limit.unwrap_or(limits.limit_default);
             filter.limit = Some(wanted.min(limits.limit_max));
@@ -163,37 +188,54 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     listen().with_context(|| format!("listening on {address}"))
 }
 
-/// Serves clients until `stop`, then lets every session and every task end. Without `layer2` its events
-/// stay on this relay alone.
+/// What a relay is told from outside while it runs.
+#[derive(Clone, Default)]
+pub struct Signals {
+    /// To end.
+    pub stop: CancellationToken,
+    /// To read its configuration again.
+    pub reload: Arc<Notify>,
+}
+
+/// Serves clients until it is told to stop, then lets every session and every task end. Without `layer2`
+/// its events stay on this relay alone.
 pub async fn run(
     config: Config,
     identity: Identity,
     layer2: Option<Arc<dyn Layer2>>,
     listeners: Listeners,
-    stop: CancellationToken,
+    signals: Signals,
 ) -> anyhow::Result<()> {
+    let Signals { stop, reload } = signals;
     let metrics = Arc::new(Metrics::default());
-    let (store, writer) = open_store(&config, metrics.clone())?;
+    let moderator = Arc::new(Moderator::open(&config)?);
+    let in_force = moderator.in_force();
+    let url = config.url_or(listeners.clients.local_addr()?);
+    let (store, writer) = open_store(&config, url.clone(), metrics.clone())?;
     let tasks = TaskTracker::new();
+    tasks.spawn(reload_when_told(moderator.clone(), reload, stop.clone()));
+    let throttle = Arc::new(Throttle::new(in_force.clone()));
+    tasks.spawn(throttle.clone().sweep(stop.clone()));
     let delta = Delta::start(&store);
     tasks.spawn(delta.clone().follow_commits(store.clone(), stop.clone()));
-    let mut collector = None;
-    if let Some(cache) = &config.cache {
-        let (collecting, ask) = collecting(&store, &writer, cache.policy(layer2.is_some()));
-        let collecting = collecting.beside(delta.clone(), cache.gc_interval, metrics.clone());
-        tasks.spawn(collecting.run(stop.clone()));
-        collector = Some(ask);
-    }
-    let desk = Desk { store: store.clone(), writer: writer.clone(), collector };
+    let keeping = Keeping { store: &store, writer: &writer, delta: &delta, metrics: &metrics };
+    let collector = keeping.collect(&config, layer2.is_some(), &tasks, &stop);
+    let desk = Desk {
+        store: store.clone(),
+        writer: writer.clone(),
+        collector,
+        moderator: moderator.clone(),
+        is_alone: false,
+    };
     take_requests(&config.data, desk, &tasks, &stop);
-    let revival = Revival {
+    let revival = Arc::new(Revival {
         layer2: layer2.clone(),
         writer: writer.clone(),
         patience: config.layer2_timeout,
         metrics: metrics.clone(),
         under_way: UnderWay::default(),
-    };
-    let reads = Reads::new(store.clone());
+    });
+    let reads = Reads::new(store.clone(), in_force.clone());
     let (standing, known) = watch::channel(Standing::Unknown);
     let may_be_pruned = config.cache.is_some() || store.complete_since()? > Timestamp(0);
     let inquiry = layer2.clone().map(|layer2| {
@@ -213,6 +255,7 @@ pub async fn run(
             watch::channel(Membership::Unknown).1
         }
     };
+    let policy = |side| Policy::new(side, in_force.clone(), stop.clone());
     let parts = Parts {
         store: store.clone(),
         writer: writer.clone(),
@@ -220,19 +263,22 @@ pub async fn run(
         membership,
         waiters,
         local,
+        in_force: in_force.clone(),
+        policy: policy(Side::Write),
+        throttle: throttle.clone(),
         metrics: metrics.clone(),
     };
     let ingest = Ingest::start(&config, parts).context("starting the verifier's threads")?;
-    let revival = Arc::new(revival);
-    let url = config.url_or(listeners.clients.local_addr()?);
-    let guarded = config.guarded_kinds.clone();
-    let reconciliations = Arc::new(Semaphore::new(neg::AT_ONCE_MAX));
-    let relay = Relay {
+    let relay = Arc::new(Relay {
+        url,
         config,
         identity,
-        url,
-        guarded,
-        reconciliations,
+        moderator,
+        used: nip98::Used::default(),
+        throttle,
+        read_policy: policy(Side::Read),
+        reconciliations: Arc::new(Semaphore::new(neg::AT_ONCE_MAX)),
+        hot_lists: Arc::default(),
         store,
         reads,
         delta,
@@ -240,8 +286,7 @@ pub async fn run(
         inquiry,
         ingest,
         metrics,
-    };
-    let relay = Arc::new(relay);
+    });
     if let Some(listener) = listeners.metrics {
         tasks.spawn(server::serve_metrics(listener, relay.clone(), stop.clone()));
     }
@@ -253,9 +298,31 @@ pub async fn run(
     Ok(())
 }
 
-fn open_store(config: &Config, metrics: Arc<Metrics>) -> anyhow::Result<(Store, Writer)> {
+/// Has the configuration read again whenever somebody says so, until `stop`.
+async fn reload_when_told(moderator: Arc<Moderator>, told: Arc<Notify>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = told.notified() => {}
+        }
+        let moderator = moderator.clone();
+        let reloading = tokio::task::spawn_blocking(move || moderator.reload());
+        match reloading.await {
+            Ok(Ok(reloaded)) => reloaded.log(),
+            Ok(Err(cause)) => error!("the configuration stays as it was: {cause:#}"),
+            Err(error) => error!(%error, "reading the configuration failed"),
+        }
+    }
+}
+
+fn open_store(
+    config: &Config,
+    url: RelayUrl,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<(Store, Writer)> {
     let folder = store_in(&config.data);
-    let options = Options { observer: metrics, ..config.store_options() };
+    let is_ours = Arc::new(move |relay: &str| url.is(relay));
+    let options = Options { observer: metrics, is_ours, ..config.store_options() };
     Store::open(&folder, options)
         .with_context(|| format!("opening the store in {}", folder.display()))
 }
@@ -263,6 +330,31 @@ fn open_store(config: &Config, metrics: Arc<Metrics>) -> anyhow::Result<(Store, 
 /// Where the store is, in a relay's data folder.
 fn store_in(data: &Path) -> PathBuf {
     data.join("events")
+}
+
+/// What a collection has to do with.
+struct Keeping<'r> {
+    store: &'r Store,
+    writer: &'r Writer,
+    delta: &'r Delta,
+    metrics: &'r Arc<Metrics>,
+}
+
+impl Keeping<'_> {
+    /// Starts to keep L1 below its limit, if it has one; returns the way to ask for it.
+    fn collect(
+        &self,
+        config: &Config,
+        has_layer2: bool,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Option<AskCollector> {
+        let cache = config.cache.as_ref()?;
+        let (collecting, ask) = collecting(self.store, self.writer, cache.policy(has_layer2));
+        let (delta, metrics) = (self.delta.clone(), self.metrics.clone());
+        tasks.spawn(collecting.beside(delta, cache.gc_interval, metrics).run(stop.clone()));
+        Some(ask)
+    }
 }
 
 /// Opens the control socket. A relay can do without, where its folder's name is too long for one.

@@ -4,9 +4,10 @@ use std::{io::IsTerminal, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use aquifer::{
-    Listeners,
+    Listeners, Signals,
+    admin::{self, Admin},
     client::{Export, Import, export, import},
-    config::{Config, LogFormat, Settings},
+    config::{Config, LogFormat, Settings, Source},
     db::{self, Db, Outbox},
     identity::Identity,
     l2::{self, L2},
@@ -15,7 +16,6 @@ use clap::{Args, Parser, Subcommand};
 use layer2::Layer2;
 use serde_json::json;
 use tokio::{net::TcpListener, signal::unix};
-use tokio_util::sync::CancellationToken;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
@@ -36,6 +36,7 @@ enum Command {
     L2(L2),
     Db(Db),
     Outbox(Outbox),
+    Admin(Admin),
 }
 
 /// Run a relay in the foreground, until ctrl-c or SIGTERM
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         Command::L2(arguments) => in_runtime(l2::run(arguments)),
         Command::Db(arguments) => in_runtime(db::run(arguments)),
         Command::Outbox(arguments) => in_runtime(db::run_outbox(arguments)),
+        Command::Admin(arguments) => in_runtime(admin::run(arguments)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -119,15 +121,15 @@ fn show_key(arguments: &Key) -> anyhow::Result<()> {
 }
 
 fn run(arguments: Run) -> anyhow::Result<()> {
-    let config = arguments.settings.over(arguments.config)?.resolve()?;
+    let config = Source { flags: arguments.settings, file: arguments.config }.config()?;
     start_logging(&config)?;
     in_runtime(async {
         let identity = Identity::open(&config.data)?;
         let listeners = Listeners::bind(config.listen, config.metrics_listen)?;
-        let stop = stop_on_signals()?;
+        let signals = listen_to_signals()?;
         let layer2 = layer2_of(&config, &identity)?;
         announce(&config, &identity, &listeners)?;
-        aquifer::run(config, identity, layer2, listeners, stop).await
+        aquifer::run(config, identity, layer2, listeners, signals).await
     })
 }
 
@@ -168,17 +170,21 @@ fn announce(config: &Config, identity: &Identity, listeners: &Listeners) -> anyh
     Ok(())
 }
 
-fn stop_on_signals() -> anyhow::Result<CancellationToken> {
+fn listen_to_signals() -> anyhow::Result<Signals> {
     let mut terminate = unix::signal(unix::SignalKind::terminate())?;
-    let stop = CancellationToken::new();
-    let stopping = stop.clone();
+    let mut hang_up = unix::signal(unix::SignalKind::hangup())?;
+    let signals = Signals::default();
+    let heard = signals.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
+        loop {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => break,
+                _ = terminate.recv() => break,
+                _ = hang_up.recv() => heard.reload.notify_one(),
+            }
         }
-        stopping.cancel();
+        heard.stop.cancel();
         info!("stopping");
     });
-    Ok(stop)
+    Ok(signals)
 }

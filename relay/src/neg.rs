@@ -7,8 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use event::Filter;
-use index::{Found, Reader, Scan, Take};
-use reconcile::{Item, Refusal, Sorted, answer};
+use reconcile::{Refusal, answer};
 use store::ReadError;
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -17,7 +16,8 @@ use tokio::{
 use tracing::error;
 
 use crate::{
-    reads::{Deadline, Reads, Turn},
+    hot::{HotLists, NoList},
+    reads::Reads,
     sight::Sight,
     wire::{self, Frame, SubscriptionId},
 };
@@ -36,6 +36,7 @@ pub struct Reconciliation {
     pub sight: Sight,
     pub reads: Reads,
     pub items_max: usize,
+    pub lists: Arc<HotLists>,
     /// Places for lists.
     pub room: Arc<Semaphore>,
     pub frames: mpsc::Sender<Frame>,
@@ -53,9 +54,19 @@ enum End {
     #[error("invalid: {0}")]
     Malformed(String),
     #[error("error: the relay cannot read its store")]
-    Unreadable(#[from] ReadError),
+    Unreadable(ReadError),
     #[error("closed: the relay is going away")]
     Stopping,
+}
+
+impl From<NoList> for End {
+    fn from(none: NoList) -> End {
+        match none {
+            NoList::TooMany(items_max) => End::TooMany(items_max),
+            NoList::Unreadable(error) => End::Unreadable(error),
+            NoList::Stopping => End::Stopping,
+        }
+    }
 }
 
 impl Reconciliation {
@@ -70,7 +81,8 @@ impl Reconciliation {
 
     async fn answer_all(&self, messages: &mut mpsc::Receiver<Vec<u8>>) -> Result<(), End> {
         let _place = self.room.clone().try_acquire_owned().map_err(|_| End::NoRoom)?;
-        let items = Arc::new(Sorted::new(self.list().await?));
+        let Reconciliation { filter, sight, reads, items_max, .. } = self;
+        let items = self.lists.list(filter, sight, reads, *items_max).await?;
         loop {
             let message = timeout(PATIENCE, messages.recv()).await.map_err(|_| End::Silence)?;
             let Some(message) = message else { return Ok(()) };
@@ -88,45 +100,5 @@ impl Reconciliation {
                 return Ok(());
             }
         }
-    }
-
-    /// All that matches and the client may see.
-    async fn list(&self) -> Result<Vec<Item>, End> {
-        let filters = [self.filter.clone()];
-        let mut scan = self.sight.over(Scan::new(&filters), &filters);
-        let (mut items, mut turn) = (Vec::new(), Turn::First);
-        loop {
-            let read = self.reads.read(turn, move |store, deadline| {
-                let mut page = Page { items, deadline };
-                let is_done = store.page(&mut scan, &mut page)?;
-                Ok((page.items, scan, is_done))
-            });
-            let (listed, left, is_done) = read.await.ok_or(End::Stopping)??;
-            if listed.len() > self.items_max {
-                return Err(End::TooMany(self.items_max));
-            }
-            if is_done {
-                return Ok(listed);
-            }
-            (items, scan, turn) = (listed, left, Turn::Further);
-        }
-    }
-}
-
-/// A list that grows page by page.
-struct Page {
-    items: Vec<Item>,
-    deadline: Deadline,
-}
-
-impl Reader for Page {
-    fn take(&mut self, found: Found<'_>) -> Take {
-        let position = found.position;
-        self.items.push(Item { created_at: position.created_at, id: position.id });
-        Take::More
-    }
-
-    fn may_go_on(&mut self) -> bool {
-        !self.deadline.is_over()
     }
 }

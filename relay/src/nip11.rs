@@ -1,10 +1,9 @@
 //! The relay information document (NIP-11), and the same for people: what this relay is, does and allows.
 
-use event::Kind;
 use maud::{DOCTYPE, html};
 use serde_json::{Value, json};
 
-use crate::Relay;
+use crate::{Relay, config::terms::PerSecond};
 
 /// What a request wants to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,14 +37,12 @@ impl Wanted {
 
 /// The NIPs that are on, as far as they ask something of a relay.
 fn supported_nips(relay: &Relay) -> Vec<u16> {
-    let mut nips = vec![1, 2, 4, 9, 11, 13, 17, 40, 42, 45, 51, 59, 62, 65, 67, 70, 77, 91];
-    let guards = |kind: u16| relay.guarded.contains(&Kind(kind));
+    let mut nips = vec![1, 2, 4, 9, 11, 13, 17, 40, 42, 45, 51, 59, 62, 65, 67, 70, 77, 86, 91, 98];
+    let terms = relay.terms();
+    let has_admins = !terms.access.owners.is_empty() || !terms.access.admins.is_empty();
     nips.retain(|nip| match nip {
-        4 => guards(4),
-        13 => relay.config.limits.pow_min > 0,
-        17 | 59 => guards(1_059),
-        // The shared store knows the URLs of its relays; without one only `ALL_RELAYS` is understood.
-        62 => relay.revival.layer2.is_some(),
+        13 => terms.limits.pow_min > 0,
+        86 | 98 => has_admins,
         _ => true,
     });
     nips
@@ -53,7 +50,8 @@ fn supported_nips(relay: &Relay) -> Vec<u16> {
 
 /// The document as JSON.
 pub fn document(relay: &Relay) -> Value {
-    let (about, limits) = (&relay.config.about, &relay.config.limits);
+    let terms = relay.terms();
+    let (about, limits) = (&terms.about, &terms.limits);
     let mut document = json!({
         "name": about.name,
         "description": about.description,
@@ -74,9 +72,12 @@ pub fn document(relay: &Relay) -> Value {
             "min_pow_difficulty": limits.pow_min,
             "auth_required": false,
             "payment_required": false,
-            "restricted_writes": false,
+            "restricted_writes": terms.access.restricts_writes(),
         },
     });
+    if let Some(seconds) = limits.past_seconds_max {
+        document["limitation"]["created_at_lower_limit"] = json!(seconds);
+    }
     if relay.config.cache.is_none() || relay.revival.layer2.is_some() {
         // For ever.
         document["retention"] = json!([{ "time": Value::Null }]);
@@ -93,14 +94,27 @@ pub fn document(relay: &Relay) -> Value {
     document
 }
 
+/// For who does not say what they want.
+pub fn line(relay: &Relay) -> String {
+    format!("{}: a nostr relay. Open it with a nostr client.\n", relay.terms().about.name)
+}
+
 /// The page.
 pub fn page(relay: &Relay) -> String {
-    let (about, limits) = (&relay.config.about, &relay.config.limits);
+    let terms = relay.terms();
+    let (about, limits) = (&terms.about, &terms.limits);
     let nips: Vec<String> = supported_nips(relay).iter().map(u16::to_string).collect();
     let rows = [
         ("Bytes of one event", limits.event_bytes_max.to_string()),
         ("Tags of one event", limits.event_tags_max.to_string()),
         ("Seconds that its date may lie ahead", limits.future_seconds_max.to_string()),
+        (
+            "Seconds that it may lie back",
+            limits.past_seconds_max.map_or("any".into(), |max| max.to_string()),
+        ),
+        ("Events a second by one author", rate(terms.rates.key_events)),
+        ("The same from one address", rate(terms.rates.ip_events)),
+        ("Questions a second from one address", rate(terms.rates.ip_requests)),
         ("Bits of work that it needs", limits.pow_min.to_string()),
         ("Bytes of one message", limits.message_bytes_max.to_string()),
         ("Subscriptions of one connection", limits.subscriptions_max.to_string()),
@@ -145,6 +159,10 @@ pub fn page(relay: &Relay) -> String {
         }
     };
     page.into_string()
+}
+
+fn rate(rate: PerSecond) -> String {
+    rate.map_or("any".into(), |rate| rate.to_string())
 }
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:44em;margin:2em auto;padding:0 1em}\

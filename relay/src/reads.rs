@@ -1,6 +1,6 @@
 //! Turns at reading L1: how many reads are under way at once, and who comes next.
 //!
-//! A page ends after [`PAGE_TIME`], and its reader queues again for the next. Questions that are new
+//! A page ends after a slice of time, and its reader queues again for the next. Questions that are new
 //! have turns of their own: a light one, which has but one page, never waits behind the pages of heavy
 //! ones. It only shares the processor with them.
 
@@ -13,14 +13,13 @@ use std::{
 use store::{ReadError, Seq, Store};
 use tokio::sync::Semaphore;
 
-/// After this a page ends with what it has. To open the walks of a filter is not counted: it takes 20 ms
-/// for 10,000 authors, and a page that ended then would come to nothing, for ever.
-const PAGE_TIME: Duration = Duration::from_millis(10);
+use crate::config::terms::InForce;
 
 /// L1, for as many readers at once as there are cores.
 #[derive(Clone)]
 pub struct Reads {
     store: Store,
+    in_force: InForce,
     first: Arc<Semaphore>,
     further: Arc<Semaphore>,
 }
@@ -34,7 +33,8 @@ pub enum Turn {
     Further,
 }
 
-/// When a page has to end: so long after it was first asked about.
+/// When a page has to end: so long after it was first asked about. To open the walks of a filter is not
+/// counted: it takes 20 ms for 10,000 authors, and a page that ended then would come to nothing, for ever.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     time: Duration,
@@ -59,10 +59,10 @@ impl Deadline {
 }
 
 impl Reads {
-    pub fn new(store: Store) -> Reads {
+    pub fn new(store: Store, in_force: InForce) -> Reads {
         let cores = available_parallelism().map_or(1, |cores| cores.get());
         let turns = || Arc::new(Semaphore::new(cores));
-        Reads { store, first: turns(), further: turns() }
+        Reads { store, in_force, first: turns(), further: turns() }
     }
 
     /// The place that the next event of L1 will get.
@@ -92,11 +92,11 @@ impl Reads {
             Turn::Further => &self.further,
         };
         let permit = turns.clone().acquire_owned().await.ok()?;
-        let store = self.store.clone();
+        let (store, slice) = (self.store.clone(), self.in_force.load().limits.query_slice);
         let reading = tokio::task::spawn_blocking(move || {
             // Held by the read itself: it goes on when who asked for it is gone.
             let _permit = permit;
-            read(&store, Deadline::after(PAGE_TIME))
+            read(&store, Deadline::after(slice))
         });
         reading.await.ok()
     }
@@ -119,7 +119,8 @@ mod tests {
     async fn a_new_question_does_not_wait_for_the_pages_of_heavy_ones() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _writer) = Store::open(folder.path(), Options::default()).unwrap();
-        let reads = Reads::new(store);
+        let terms = crate::config::terms::TermSettings::default().resolve().unwrap();
+        let reads = Reads::new(store, Arc::new(arc_swap::ArcSwap::from_pointee(terms)));
         let taken = reads.further.available_permits() as u32;
         let heavy = reads.further.clone().acquire_many_owned(taken).await.unwrap();
         let further = tokio::spawn({

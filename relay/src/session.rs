@@ -7,7 +7,7 @@
 
 use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
-use event::Filter;
+use event::{Filter, stated_id};
 use futures_util::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -22,12 +22,17 @@ use crate::{
     Relay,
     auth::Challenge,
     clock,
+    config::terms::Limits,
     count::Question,
+    ingest::Bearer,
     metrics::Counted,
     neg::Reconciliation,
+    plugin::{Asker, Ruling},
     sight::Sight,
     streamer::Streamer,
+    throttle::{Act, TooFast},
     verdict::Rejection,
+    visitor::Visitor,
     websocket::WebSocket,
     wire::{self, ClientMessage, Frame, Misread, SubscriptionId},
 };
@@ -49,14 +54,22 @@ const SILENCE_MAX: Duration = Duration::from_secs(100);
 /// How long a client has to take what was still queued for it when its session ended.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Who is to be served, and where.
+pub struct Guest {
+    pub visitor: Visitor,
+    pub relay: Arc<Relay>,
+}
+
 /// Serves one client until either side ends it.
-pub async fn serve(socket: WebSocket, relay: Arc<Relay>, stop: CancellationToken) {
+pub async fn serve(socket: WebSocket, guest: Guest, stop: CancellationToken) {
+    let Guest { visitor, relay } = guest;
     let _connected = Counted::one_of(&relay.metrics.connections);
     let (sink, stream) = socket.split();
     let (frames, queue) = mpsc::channel(SESSION_QUEUE_FRAMES_MAX);
     let mut writing = tokio::spawn(write(sink, queue));
-    let (challenge, sight) = (Challenge::new(), Sight::new(relay.guarded.clone()));
+    let (challenge, sight) = (Challenge::new(), Sight::new(relay.moderator.in_force()));
     let session = Session {
+        visitor,
         relay,
         frames,
         challenge: Arc::new(challenge),
@@ -98,6 +111,7 @@ async fn write(mut sink: SplitSink<WebSocket, Message>, mut queue: mpsc::Receive
 }
 
 struct Session {
+    visitor: Visitor,
     relay: Arc<Relay>,
     frames: mpsc::Sender<Frame>,
     challenge: Arc<Challenge>,
@@ -226,9 +240,10 @@ impl Session {
     async fn event(&mut self, json: &str) -> bool {
         let Ok(permit) = self.events.clone().acquire_owned().await else { return false };
         let (relay, frames, json) = (self.relay.clone(), self.frames.clone(), json.to_owned());
-        let (keys, challenge) = (self.sight.keys(), self.challenge.clone());
+        let bearer = Bearer { visitor: self.visitor, keys: self.sight.keys() };
+        let challenge = self.challenge.clone();
         self.tasks.spawn(async move {
-            let answer = relay.ingest.take(json, keys).await;
+            let answer = relay.ingest.take(json, bearer).await;
             if matches!(answer.said, Err(Rejection::Unproven)) {
                 let _ = frames.send(Frame::Text(wire::auth(challenge.as_str()))).await;
             }
@@ -240,6 +255,10 @@ impl Session {
 
     /// `["AUTH", …]`: answered before the next message is read, which may need it.
     async fn auth(&mut self, json: &str) -> bool {
+        if let Err(too_fast) = self.relay.throttle.visitor_does(Act::Event, &self.visitor) {
+            let said = Err(too_fast.to_string());
+            return self.answer(wire::auth_answer(stated_id(json.as_bytes()), said)).await;
+        }
         let (relay, challenge) = (self.relay.clone(), self.challenge.clone());
         let json = json.to_owned();
         let verifier = &self.relay.ingest.verifier;
@@ -254,7 +273,7 @@ impl Session {
 
     /// `["COUNT", …]`: its names are no subscriptions.
     async fn count(&mut self, id: SubscriptionId, filters: Vec<Filter>) -> bool {
-        let admitted = self.admit_filters(&filters);
+        let admitted = self.admit_filters("count", &filters).await;
         let permit = self.counts.clone().try_acquire_owned().map_err(|_| {
             format!("rate-limited: {SESSION_COUNTS_MAX} counts are under way on this connection")
         });
@@ -290,7 +309,7 @@ impl Session {
     async fn neg_open(&mut self, id: SubscriptionId, filter: Filter, message: Vec<u8>) -> bool {
         self.reconciliations.remove(&id);
         self.reconciliations.retain(|_, messages| !messages.is_closed());
-        let admitted = self.admit_filters(std::slice::from_ref(&filter));
+        let admitted = self.admit_filters("neg", std::slice::from_ref(&filter)).await;
         let refused = match admitted {
             Ok(()) if self.reconciliations.len() < SESSION_NEGS_MAX => None,
             Ok(()) => Some(format!("blocked: {SESSION_NEGS_MAX} reconciliations are under way")),
@@ -308,7 +327,8 @@ impl Session {
             filter,
             sight: self.sight.clone(),
             reads: self.relay.reads.clone(),
-            items_max: self.relay.config.limits.neg_items_max,
+            items_max: self.relay.terms().limits.neg_items_max,
+            lists: self.relay.hot_lists.clone(),
             room: self.relay.reconciliations.clone(),
             frames: self.frames.clone(),
         };
@@ -334,7 +354,7 @@ impl Session {
     /// `["REQ", …]`: a subscription of the same name is replaced.
     async fn req(&mut self, id: SubscriptionId, filters: Vec<Filter>) -> bool {
         self.close(&id);
-        if let Err(reason) = self.admit(&filters) {
+        if let Err(reason) = self.admit(&filters).await {
             return self.refuse(&id, reason).await;
         }
         let streamer = Streamer {
@@ -371,36 +391,37 @@ impl Session {
             || self.answer(wire::auth(self.challenge.as_str())).await
     }
 
-    fn admit(&mut self, filters: &[Filter]) -> Result<(), String> {
-        let limits = &self.relay.config.limits;
+    async fn admit(&mut self, filters: &[Filter]) -> Result<(), String> {
+        let subscriptions_max = self.relay.terms().limits.subscriptions_max;
         self.subscriptions.retain(|_, task| !task.is_finished());
-        if self.subscriptions.len() >= limits.subscriptions_max {
+        if self.subscriptions.len() >= subscriptions_max {
             return Err(format!(
-                "rate-limited: {} subscriptions are open, and no more are allowed",
-                limits.subscriptions_max
+                "rate-limited: {subscriptions_max} subscriptions are open, and no more are allowed"
             ));
         }
-        self.admit_filters(filters)
+        self.admit_filters("req", filters).await
     }
 
-    fn admit_filters(&self, filters: &[Filter]) -> Result<(), String> {
-        let limits = &self.relay.config.limits;
+    /// Whether this may be asked: within the limits, not too often, and if the operator's command lets it
+    /// through. `verb` is what the command is told.
+    async fn admit_filters(&self, verb: &'static str, filters: &[Filter]) -> Result<(), String> {
+        self.check_rate().map_err(|too_fast| too_fast.to_string())?;
         self.sight.check(filters).map_err(|barred| barred.to_string())?;
-        if filters.len() > limits.filters_max {
-            return Err(format!(
-                "invalid: {} filters are too many, {} are allowed",
-                filters.len(),
-                limits.filters_max
-            ));
+        check_size(filters, &self.relay.terms().limits)?;
+        let asker = Asker { visitor: &self.visitor, keys: &self.sight.keys() };
+        match self.relay.read_policy.rule_on_request(verb, filters, &asker).await {
+            Ruling::Accept => Ok(()),
+            Ruling::Reject(reason) => Err(reason),
+            Ruling::ShadowReject => Err("blocked: this relay does not answer that".into()),
+            Ruling::Silence => Err("error: the relay's policy does not answer".into()),
         }
-        let values: usize = filters.iter().map(Filter::values).sum();
-        if values > limits.filter_values_max {
-            return Err(format!(
-                "invalid: {values} values in filters are too many, {} are allowed",
-                limits.filter_values_max
-            ));
-        }
-        Ok(())
+    }
+
+    fn check_rate(&self) -> Result<(), TooFast> {
+        let throttle = &self.relay.throttle;
+        throttle.visitor_does(Act::Request, &self.visitor)?;
+        let mut keys = self.sight.keys().into_iter();
+        keys.try_for_each(|key| throttle.key_does(Act::Request, &key, &self.visitor))
     }
 
     /// An unknown id is fine: CLOSE may follow CLOSED.
@@ -418,4 +439,22 @@ impl Session {
     async fn send(&self, frame: Frame) -> bool {
         self.frames.send(frame).await.is_ok()
     }
+}
+
+fn check_size(filters: &[Filter], limits: &Limits) -> Result<(), String> {
+    if filters.len() > limits.filters_max {
+        return Err(format!(
+            "invalid: {} filters are too many, {} are allowed",
+            filters.len(),
+            limits.filters_max
+        ));
+    }
+    let values: usize = filters.iter().map(Filter::values).sum();
+    if values > limits.filter_values_max {
+        return Err(format!(
+            "invalid: {values} values in filters are too many, {} are allowed",
+            limits.filter_values_max
+        ));
+    }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Who is shown what.
+//! Who is shown what. What is banned nobody is.
 //!
 //! Events of guarded kinds (direct messages of NIP-04, gift wraps of NIP-59, and what the operator adds)
 //! are for their authors and for those whom they name by a `p` tag. Whoever hands out events asks here:
@@ -10,6 +10,8 @@ use std::sync::{Arc, RwLock};
 use event::{Filter, Kind, Packed, PublicKey, TagName, packed::Value};
 use index::Scan;
 
+use crate::config::terms::{InForce, Terms};
+
 /// Direct messages, gift wraps, and gift wraps that are not stored (NIP-04, NIP-59).
 pub const GUARDED_KINDS: [Kind; 3] = [Kind(4), Kind::GIFT_WRAP, Kind(21_059)];
 
@@ -17,9 +19,9 @@ pub const GUARDED_KINDS: [Kind; 3] = [Kind(4), Kind::GIFT_WRAP, Kind(21_059)];
 const KEYS_MAX: usize = 64;
 
 /// What one client may see. Clones see with the same keys.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Sight {
-    guarded: Arc<[Kind]>,
+    in_force: InForce,
     keys: Arc<RwLock<Vec<PublicKey>>>,
 }
 
@@ -36,8 +38,8 @@ pub enum Barred {
 
 impl Sight {
     /// That of a client who has not authenticated.
-    pub fn new(guarded: Arc<[Kind]>) -> Sight {
-        Sight { guarded, keys: Arc::default() }
+    pub fn new(in_force: InForce) -> Sight {
+        Sight { in_force, keys: Arc::default() }
     }
 
     /// The client has shown that it holds this key.
@@ -53,13 +55,20 @@ impl Sight {
         Ok(())
     }
 
+    /// What holds for everybody.
+    pub fn terms(&self) -> Arc<Terms> {
+        self.in_force.load_full()
+    }
+
     /// The keys that it has shown.
     pub fn keys(&self) -> Vec<PublicKey> {
         self.keys.read().expect("nobody panics holding it").clone()
     }
 
     pub fn shows(&self, event: &Packed<'_>) -> bool {
-        !self.guarded.contains(&event.kind()) || self.is_for(event)
+        let terms = self.in_force.load();
+        let is_guarded = terms.guarded_kinds.contains(&event.kind());
+        !terms.access.hides(event) && (!is_guarded || self.is_for(event))
     }
 
     fn is_for(&self, event: &Packed<'_>) -> bool {
@@ -71,10 +80,10 @@ impl Sight {
 
     /// Whether it makes sense to ask: some event that it may see could match each filter.
     pub fn check(&self, filters: &[Filter]) -> Result<(), Barred> {
-        let keys = self.keys();
+        let (keys, terms) = (self.keys(), self.in_force.load());
         let asked = |filter: &&Filter| {
             filter.kinds.as_ref().is_some_and(|kinds| {
-                !kinds.is_empty() && kinds.iter().all(|kind| self.guarded.contains(kind))
+                !kinds.is_empty() && kinds.iter().all(|kind| terms.guarded_kinds.contains(kind))
             })
         };
         for filter in filters.iter().filter(asked) {
@@ -97,10 +106,13 @@ impl Sight {
 
     /// Whether an event that is not for everybody could match one of the filters.
     pub fn may_hide(&self, filters: &[Filter]) -> bool {
-        filters.iter().any(|filter| {
-            let kinds = filter.kinds.as_ref();
-            kinds.is_none_or(|kinds| kinds.iter().any(|kind| self.guarded.contains(kind)))
-        })
+        let terms = self.in_force.load();
+        terms.access.hides_something()
+            || filters.iter().any(|filter| {
+                let kinds = filter.kinds.as_ref();
+                kinds
+                    .is_none_or(|kinds| kinds.iter().any(|kind| terms.guarded_kinds.contains(kind)))
+            })
     }
 
     /// A scan that passes over what the client may not see.
@@ -124,7 +136,8 @@ mod tests {
     use super::*;
 
     fn sight_of(authors: &[u8]) -> Sight {
-        let sight = Sight::new(GUARDED_KINDS.into());
+        let terms = crate::config::terms::TermSettings::default().resolve().unwrap();
+        let sight = Sight::new(Arc::new(arc_swap::ArcSwap::from_pointee(terms)));
         authors.iter().for_each(|author| sight.add(Author::new(*author).pubkey()).unwrap());
         sight
     }

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use event::{EventId, Invalid};
+use event::{EventId, Invalid, Kind};
+
+use crate::throttle::TooFast;
 
 /// What a client is told about the event it sent.
 pub struct Answer {
@@ -22,6 +24,8 @@ pub enum Accepted {
     Superseded,
     /// It was passed on, and is kept nowhere.
     PassedOn,
+    /// It was not: the operator's command wants its client to think so.
+    Shadowed,
 }
 
 impl Accepted {
@@ -32,6 +36,7 @@ impl Accepted {
             Accepted::Duplicate => "duplicate",
             Accepted::Superseded => "superseded",
             Accepted::PassedOn => "passed_on",
+            Accepted::Shadowed => "shadowed",
         }
     }
 }
@@ -39,7 +44,7 @@ impl Accepted {
 impl fmt::Display for Accepted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Accepted::Stored | Accepted::PassedOn => "",
+            Accepted::Stored | Accepted::PassedOn | Accepted::Shadowed => "",
             Accepted::Duplicate => "duplicate: already have this event",
             Accepted::Superseded => "duplicate: have a newer version of this event",
         })
@@ -65,6 +70,19 @@ pub enum Rejection {
     NotItsAuthor,
     #[error("blocked: it embeds an event that its author protected")]
     EmbedsProtected,
+    #[error("blocked: this relay does not take it")]
+    Banned,
+    #[error("blocked: this relay does not take events of kind {0}")]
+    KindNotTaken(Kind),
+    #[error("restricted: only keys that are allowed publish here")]
+    NotAllowed,
+    #[error(transparent)]
+    TooFast(#[from] TooFast),
+    /// The operator's command said so, in its own words.
+    #[error("{0}")]
+    Policy(String),
+    #[error("error: the relay's policy does not answer; try again later")]
+    NoPolicy,
     /// NIP-13.
     #[error("pow: {0}")]
     Work(String),
@@ -91,13 +109,18 @@ impl Rejection {
         match self {
             Rejection::Invalid(_) | Rejection::Forged(_) => "invalid",
             Rejection::Expired => "expired",
-            Rejection::Deleted | Rejection::EmbedsProtected => "blocked",
+            Rejection::Deleted
+            | Rejection::EmbedsProtected
+            | Rejection::Banned
+            | Rejection::KindNotTaken(_)
+            | Rejection::Policy(_) => "blocked",
+            Rejection::TooFast(_) => "rate_limited",
             Rejection::Unproven => "auth_required",
-            Rejection::NotItsAuthor | Rejection::NotGranted => "restricted",
+            Rejection::NotItsAuthor | Rejection::NotGranted | Rejection::NotAllowed => "restricted",
             Rejection::Work(_) => "pow",
             Rejection::NotShared(_) => "not_shared",
             Rejection::Unconfirmed => "unconfirmed",
-            Rejection::Gone | Rejection::Error(_) => "error",
+            Rejection::Gone | Rejection::NoPolicy | Rejection::Error(_) => "error",
         }
     }
 

@@ -49,6 +49,10 @@ fn is_asked_for(headers: &HeaderMap) -> bool {
 }
 
 impl Upgrade {
+    pub fn headers(&self) -> &HeaderMap {
+        self.request.headers()
+    }
+
     /// Answers the request, and hands the socket to `serve` once the client has switched over. A
     /// message of more than `message_bytes_max` ends the connection.
     pub fn answer<S, F>(self, message_bytes_max: usize, serve: S) -> Response

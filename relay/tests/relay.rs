@@ -2,6 +2,7 @@
 
 mod harness;
 mod outbox;
+mod policy;
 mod protocol;
 mod reading_through;
 

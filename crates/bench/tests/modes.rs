@@ -2,11 +2,10 @@
 
 use std::{fs, net::SocketAddr, path::Path, process, time::Duration};
 
-use aquifer::{Listeners, config::Settings, identity::Identity};
+use aquifer::{Listeners, Signals, config::Settings, identity::Identity};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{process::Command, task::JoinHandle, time::timeout};
-use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const EVENTS: u64 = 1_500;
@@ -16,7 +15,7 @@ const EVENTS_LATER: u64 = 300;
 struct Bench {
     folder: TempDir,
     url: String,
-    stop: CancellationToken,
+    signals: Signals,
     running: JoinHandle<anyhow::Result<()>>,
 }
 
@@ -28,9 +27,10 @@ impl Bench {
         let identity = Identity::open(folder.path()).unwrap();
         let listeners = Listeners::bind(SocketAddr::from(([127, 0, 0, 1], 0)), None).unwrap();
         let url = format!("ws://{}", listeners.clients.local_addr().unwrap());
-        let stop = CancellationToken::new();
-        let running = tokio::spawn(aquifer::run(config, identity, None, listeners, stop.clone()));
-        Bench { folder, url, stop, running }
+        let signals = Signals::default();
+        let running =
+            tokio::spawn(aquifer::run(config, identity, None, listeners, signals.clone()));
+        Bench { folder, url, signals, running }
     }
 
     async fn corpus(&self) -> Value {
@@ -54,7 +54,7 @@ impl Bench {
     }
 
     async fn stop(self) {
-        self.stop.cancel();
+        self.signals.stop.cancel();
         timeout(PATIENCE, self.running).await.expect("a stop ends").unwrap().unwrap();
     }
 }

@@ -5,14 +5,29 @@ use std::{convert::Infallible, ops::Range};
 use crate::{Item, Set, add};
 
 /// Items in order, each once.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sorted(Vec<Item>);
 
 impl Sorted {
     pub fn new(mut items: Vec<Item>) -> Sorted {
-        items.sort_unstable();
+        items.sort();
         items.dedup();
         Sorted(items)
+    }
+
+    /// The same without what `gone` names, and with `come`.
+    pub fn changed(&self, gone: impl Fn(&Item) -> bool, come: Vec<Item>) -> Sorted {
+        let stay = self.0.iter().filter(|item| !gone(item)).copied();
+        // Two runs that are in order: the sort merges them.
+        Sorted::new(stay.chain(come).collect())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     fn slice(&self, range: Range<u64>) -> &[Item] {

@@ -14,6 +14,7 @@ use crate::{
     environment::Environment,
     outbox::Rows,
     snapshot::{View, in_order},
+    unannounced::Touched,
 };
 
 /// Who brought an event.
@@ -111,6 +112,10 @@ pub struct Change<'e> {
     pub(crate) now: Timestamp,
     /// By how much the outbox has grown.
     pub(crate) outbox_bytes: i64,
+    /// What followers of the seqs are not told.
+    pub(crate) touched: Touched,
+    /// Which URL means this store.
+    is_ours: &'e dyn Fn(&str) -> bool,
     /// Whether what happens is written to the log, as in a store that is shared.
     pub(crate) keeps_log: bool,
     first: Seq,
@@ -122,12 +127,22 @@ impl<'e> Change<'e> {
         environment: &'e Environment,
         databases: &'e Databases<'static>,
         now: Timestamp,
+        is_ours: &'e dyn Fn(&str) -> bool,
         keeps_log: bool,
     ) -> Result<Change<'e>> {
         let txn = environment.write()?;
         let next = Seq(databases.numbers.get(&txn, NEXT_SEQ)?.unwrap_or(0));
-        let mut change =
-            Change { databases, txn, now, outbox_bytes: 0, keeps_log, first: next, next };
+        let mut change = Change {
+            databases,
+            txn,
+            now,
+            outbox_bytes: 0,
+            touched: Touched::default(),
+            is_ours,
+            keeps_log,
+            first: next,
+            next,
+        };
         // The rules expect that nothing is held that has expired.
         change.expire()?;
         Ok(change)
@@ -199,6 +214,7 @@ impl<'e> Change<'e> {
             match &outcome {
                 Outcome::Saved(seq) if new.event.created_at < floor => {
                     self.databases.quiet.put(&mut self.txn, &seq.0, &())?;
+                    self.touched.note(new.event.id);
                 }
                 Outcome::Duplicate(_) => self.revive(new)?,
                 _ => {}
@@ -330,6 +346,7 @@ impl<'e> Change<'e> {
     }
 
     pub(crate) fn clear_events(&mut self) -> Result<()> {
+        self.touched.note_all();
         let Databases { events, kept, stubs, served, ids, addresses, .. } = self.databases;
         for tree in [events, kept, stubs] {
             tree.clear(&mut self.txn)?;
@@ -380,6 +397,7 @@ impl<'e> Change<'e> {
             expiries.delete(&mut self.txn, &expiry_key(date, seq))?;
         }
         ids.delete(&mut self.txn, &event.id.0)?;
+        self.touched.note(event.id);
         self.forget_rows(seq)?;
         self.databases.quiet.delete(&mut self.txn, &seq.0)?;
         self.take_body(seq)
@@ -485,6 +503,10 @@ impl Holdings for Change<'_> {
 
     fn is_barred(&self, id: &EventId) -> Result<bool> {
         self.is_deleted(id, &NOBODY)
+    }
+
+    fn is_ours(&self, relay: &str) -> bool {
+        (self.is_ours)(relay)
     }
 }
 

@@ -46,6 +46,21 @@ impl<'e> Snapshot<'e> {
         self.expired_by.is_some_and(|now| expiration(event).is_some_and(|date| date <= now))
     }
 
+    /// What is held but over: no more than has expired since the last write.
+    pub fn expired(&self) -> Result<Vec<EventId>, heed::Error> {
+        let Some(now) = self.expired_by else { return Ok(Vec::new()) };
+        let mut expired = Vec::new();
+        for row in self.databases.expiries.iter(&self.txn)? {
+            let (date, seq) = expiry_of(row?.0);
+            if date > now {
+                break;
+            }
+            let bytes = self.databases.bytes_at(&self.txn, seq)?.unwrap_or_default();
+            expired.extend(Packed::trusted(bytes).ok().map(|event| event.id()));
+        }
+        Ok(expired)
+    }
+
     /// The events at these places, in order, wherever they lie.
     pub fn in_order(&self, range: Range<Seq>) -> Result<InOrder<'_>, heed::Error> {
         in_order(self.databases, &self.txn, range)

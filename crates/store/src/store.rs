@@ -27,6 +27,7 @@ use crate::{
     room::{Pauses, Room},
     served::Notes,
     snapshot::Snapshot,
+    unannounced::{Mark, Unannounced},
     usage::Usage,
     writer::Writer,
 };
@@ -36,6 +37,9 @@ const COUNT_PAGE_TIME: Duration = Duration::from_millis(10);
 
 /// What time it is. Asked once for each batch that is written.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Whether a URL means this store.
+pub type IsOurs = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// How a store is opened.
 #[derive(Clone)]
@@ -47,12 +51,14 @@ pub struct Options {
     pub bytes_max: usize,
     /// Where the rules take the time from.
     pub clock: Clock,
+    /// Which URL in a request to vanish means this store (NIP-62); `ALL_RELAYS` always does.
+    pub is_ours: IsOurs,
     /// Who is told how writing goes.
     pub observer: Arc<dyn Observer>,
 }
 
 impl Default for Options {
-    /// 64 GiB mapped, no limit but the disk's, and the system's time.
+    /// 64 GiB mapped, no limit but the disk's, the system's time, and no URL.
     fn default() -> Options {
         let now = || {
             let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -62,6 +68,7 @@ impl Default for Options {
             map_bytes: 64 << 30,
             bytes_max: usize::MAX,
             clock: Arc::new(now),
+            is_ours: Arc::new(|_| false),
             observer: Arc::new(()),
         }
     }
@@ -141,12 +148,14 @@ pub struct Store {
 /// What reading and writing share.
 pub(crate) struct Inner {
     pub clock: Clock,
+    pub is_ours: IsOurs,
     pub observer: Arc<dyn Observer>,
     /// The next seq, as of the last commit.
     pub next: watch::Sender<Seq>,
     pub databases: Databases<'static>,
     /// What was served, until the writer writes it down.
     pub notes: Notes,
+    pub unannounced: Unannounced,
     pub room: Room,
     pub environment: Environment,
     /// Whether other processes have it open, too, and follow its log.
@@ -183,7 +192,7 @@ impl Store {
             cause => OpenError::Failed { folder: folder.into(), cause },
         };
         let is_shared = format == FORMAT_SHARED;
-        let Options { map_bytes, bytes_max, clock, observer } = options;
+        let Options { map_bytes, bytes_max, clock, is_ours, observer } = options;
         let environment = Environment::open(folder, map_bytes, bytes_max).map_err(failed)?;
         let databases = Databases::create(environment.env()).map_err(failed)?;
         match check_format(&environment, &databases, format).map_err(failed)? {
@@ -197,10 +206,12 @@ impl Store {
         let notes = Notes::default();
         let inner = Arc::new(Inner {
             clock,
+            is_ours,
             observer,
             next,
             databases,
             notes,
+            unannounced: Unannounced::default(),
             room,
             environment,
             is_shared,
@@ -317,6 +328,19 @@ impl Store {
             }
         }
         Ok(to)
+    }
+
+    /// A place in the order of what [`Store::since`] does not tell: removals, and what was read through.
+    pub fn mark(&self) -> Mark {
+        self.inner.unannounced.mark()
+    }
+
+    /// The events that were removed, or read through, since `mark`, or are over without having been
+    /// removed yet. Some may be held again. None: that is not known any more.
+    pub fn touched_since(&self, mark: Mark) -> Result<Option<Vec<EventId>>, ReadError> {
+        let Some(mut touched) = self.inner.unannounced.since(mark) else { return Ok(None) };
+        touched.extend(self.snapshot()?.expired()?);
+        Ok(Some(touched))
     }
 
     /// How many events match one of the filters, as NIP-45 asks. Each filter counts up to its limit.

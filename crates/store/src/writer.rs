@@ -230,6 +230,17 @@ impl Writer {
         Ok(outcomes)
     }
 
+    /// The same in one transaction, however many they are: quicker by far, and whoever else writes waits
+    /// for all of them.
+    pub async fn put_at_once(
+        &self,
+        events: Vec<Verified>,
+        origin: Origin,
+    ) -> Result<Vec<Outcome>, WriteError> {
+        let events = events.into_iter().map(New::from).collect();
+        self.call(Task::Put { events, origin }).await
+    }
+
     /// Applies a page of L2's feed, in its order, together with `cursor`, the place in L2's log to go
     /// on from. A page that is too much for a small store at once is applied in parts, the cursor with
     /// the last of them: after a crash the page is read again. The outcomes are those of the saved events.
@@ -555,12 +566,12 @@ impl Loop {
 
     fn attempt(&mut self, jobs: &[Job]) -> Result<Vec<Vec<Outcome>>, Failure> {
         let started = Instant::now();
-        let Inner { environment, databases, clock, is_shared, .. } = &*self.inner;
+        let Inner { environment, databases, clock, is_ours, is_shared, .. } = &*self.inner;
         if *is_shared {
             // Another process may have been killed while it read, and would keep its pages for ever.
             environment.env().clear_stale_readers()?;
         }
-        let mut change = Change::begin(environment, databases, clock(), *is_shared)?;
+        let mut change = Change::begin(environment, databases, clock(), &**is_ours, *is_shared)?;
         let takes_room = jobs.iter().any(|job| job.task.takes_room());
         if takes_room && self.is_reserve_all(&change)? {
             return Err(Failure::Reserve);
@@ -571,7 +582,9 @@ impl Loop {
         if takes_room && self.is_reserve_all(&change)? {
             return Err(Failure::Reserve);
         }
+        let touched = mem::take(&mut change.touched);
         let next = change.commit()?;
+        self.inner.unannounced.add(touched);
         self.has_turned = false;
         if jobs.iter().any(|job| job.task.is_collection()) {
             self.inner.room.note_pause(started.elapsed());

@@ -3,6 +3,7 @@
 use std::{
     io,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Desk, Greeting, PROTOCOL, Reply, Request, conversation::converse, socket::path_in};
-use crate::{collector::collecting, config::Config, poll::CURSOR_OF};
+use crate::{collector::collecting, config::Config, moderation::Moderator, poll::CURSOR_OF};
 
 /// How long to wait for a store that is in use and whose user cannot be asked.
 const OPEN_WAIT_MAX: Duration = Duration::from_secs(3);
@@ -74,7 +75,9 @@ impl Opened {
             running = Some(tokio::spawn(collecting.run(stop.clone())));
             collector = Some(ask);
         }
-        Ok(Opened { desk: Desk { store, writer, collector }, stop, collecting: running })
+        let moderator = Arc::new(Moderator::open(config)?);
+        let desk = Desk { store, writer, collector, moderator, is_alone: true };
+        Ok(Opened { desk, stop, collecting: running })
     }
 
     /// Writes all that is queued.

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use anyhow::Context;
 use event::{EventId, Filter, Packed};
 use index::{Cursor, Found, Reader, Scan, Take};
+use serde_json::Value;
 use store::{Aside, Finding, Millis, ReadError, Rows, Seq};
 use tokio::sync::mpsc;
 
@@ -15,7 +16,12 @@ use super::{
     export::{export, export_oldest_first},
     import::import,
 };
-use crate::{costs::Ledger, poll::CURSOR_OF};
+use crate::{
+    access::Role,
+    costs::Ledger,
+    nip86::{Call, Office},
+    poll::CURSOR_OF,
+};
 
 /// Events that are looked up at a time; deleted, they are one transaction.
 const MATCHES_MAX: usize = 1_000;
@@ -48,9 +54,20 @@ pub async fn execute(
             Reply::Moved { events: desk.writer.give_up(rows(which)).await? as u64 }
         }
         Request::Verify => Reply::Verified(verify(replies, desk).await?),
+        Request::Manage { method, params } => Reply::Managed(manage(method, params, desk).await?),
         Request::Collect => Reply::Collected(collect(replies, desk).await?),
     };
     Ok(replies.send(&last).await?)
+}
+
+/// Who may write to the data folder owns the relay.
+async fn manage(method: String, params: Vec<Value>, desk: &Desk) -> anyhow::Result<Value> {
+    let desk = desk.clone();
+    let managing = tokio::task::spawn_blocking(move || {
+        let office = Office { moderator: &desk.moderator, store: &desk.store };
+        Call::new(method, params).answer(office, Role::Owner)
+    });
+    managing.await.context("managing the relay")?
 }
 
 async fn stats(desk: &Desk) -> anyhow::Result<Figures> {

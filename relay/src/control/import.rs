@@ -17,8 +17,11 @@ use super::{
 };
 use crate::client::{Line, Lines, Tally};
 
-/// Lines of one batch: as many events as the writer puts into one transaction.
+/// Lines of one batch, which one core checks: as many events as the writer puts into one transaction.
 const BATCH_LINES_MAX: usize = 1_000;
+/// Events of one transaction where nobody else writes: each touches pages all over the file, and those of
+/// many events are the same ones.
+const ALONE_EVENTS_MAX: usize = 16_000;
 /// Bytes of one batch.
 const BATCH_BYTES_MAX: u64 = 1 << 20;
 /// Faulty lines that are told one by one.
@@ -27,9 +30,10 @@ const FAULTS_TOLD_MAX: u64 = 10;
 /// Stores what comes, as if clients had published it: so it goes up to L2. The limits that clients are
 /// held to do not apply; the rules do.
 pub async fn import(input: Input, replies: &mut Replies, desk: &Desk) -> anyhow::Result<Tally> {
-    let mut ahead = Ahead::new(Lines::of(input), desk.store.clone());
+    let events_max = if desk.is_alone { ALONE_EVENTS_MAX } else { 1 };
+    let mut ahead = Ahead::new(Lines::of(input), desk.store.clone(), events_max);
     let (mut tally, mut done) = (Tally::default(), 0);
-    while let Some(batch) = ahead.next().await? {
+    while let Some(batch) = ahead.next_of(events_max).await? {
         for fault in batch.faults {
             if tally.invalid < FAULTS_TOLD_MAX {
                 replies.send(&Reply::Note(fault)).await?;
@@ -37,9 +41,12 @@ pub async fn import(input: Input, replies: &mut Replies, desk: &Desk) -> anyhow:
             tally.invalid += 1;
         }
         tally.duplicate += batch.known;
-        for outcome in desk.writer.put_all(batch.events, Origin::Client).await? {
-            count(outcome, &mut tally);
-        }
+        let writer = &desk.writer;
+        let outcomes = match desk.is_alone {
+            true => writer.put_at_once(batch.events, Origin::Client).await?,
+            false => writer.put_all(batch.events, Origin::Client).await?,
+        };
+        outcomes.into_iter().for_each(|outcome| count(outcome, &mut tally));
         done += batch.bytes;
         let note = tally.in_short();
         replies.send(&Reply::Progress { done, total: None, note }).await?;
@@ -79,7 +86,7 @@ async fn next_batch(lines: &mut Lines) -> anyhow::Result<Option<Batch>> {
 }
 
 /// Batches that are being checked, in the order of the file: so many that all cores have work while
-/// one is written.
+/// others are written.
 struct Ahead {
     lines: Lines,
     store: Store,
@@ -88,9 +95,24 @@ struct Ahead {
 }
 
 impl Ahead {
-    fn new(lines: Lines, store: Store) -> Ahead {
-        let batches_max = 2 * thread::available_parallelism().map_or(1, usize::from);
+    /// `events_max`: what is taken from it at a time.
+    fn new(lines: Lines, store: Store, events_max: usize) -> Ahead {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let batches_max = 2 * cores + events_max / BATCH_LINES_MAX;
         Ahead { lines, store, checking: VecDeque::new(), batches_max }
+    }
+
+    /// Batches as one, until it has so many events or there are no more.
+    async fn next_of(&mut self, events_max: usize) -> anyhow::Result<Option<CheckedBatch>> {
+        let Some(mut all) = self.next().await? else { return Ok(None) };
+        while all.events.len() < events_max {
+            let Some(more) = self.next().await? else { break };
+            all.events.extend(more.events);
+            all.faults.extend(more.faults);
+            all.known += more.known;
+            all.bytes += more.bytes;
+        }
+        Ok(Some(all))
     }
 
     async fn next(&mut self) -> anyhow::Result<Option<CheckedBatch>> {

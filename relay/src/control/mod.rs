@@ -17,14 +17,16 @@ mod export;
 mod import;
 mod socket;
 
+use std::sync::Arc;
+
 use event::{EventId, Filter};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use store::{Store, Writer};
 
 pub use self::client::{Answers, Place, Purpose};
 pub(crate) use self::socket::Control;
-use crate::{client::Tally, collector::AskCollector, costs::Ledger};
+use crate::{client::Tally, collector::AskCollector, costs::Ledger, moderation::Moderator};
 
 /// What client and relay must agree on. Raised whenever a line means something else than before.
 pub const PROTOCOL: u32 = 1;
@@ -60,6 +62,8 @@ pub enum Request {
     Verify,
     /// Collect garbage.
     Collect,
+    /// Call a method of NIP-86, as the owner.
+    Manage { method: String, params: Vec<Value> },
 }
 
 /// Which events of the outbox, and of those aside.
@@ -100,6 +104,8 @@ pub enum Reply {
     },
     Verified(Vec<Checked>),
     Collected(Freed),
+    /// What the method said.
+    Managed(Value),
     /// The last reply, when all went well.
     Done,
     /// The last reply, when it did not.
@@ -223,4 +229,7 @@ pub struct Desk {
     pub writer: Writer,
     /// None: the store has no limit, or was opened for something else.
     pub(crate) collector: Option<AskCollector>,
+    pub(crate) moderator: Arc<Moderator>,
+    /// Whether nobody else writes to the store.
+    pub is_alone: bool,
 }

@@ -19,16 +19,13 @@ use event::Filter;
 pub use self::outbox::{Outbox, run as run_outbox};
 use crate::{
     client::Progress,
-    config::Settings,
+    config::{Config, Settings, Source},
     control::{Answers, Place, Purpose, Reply},
 };
 
-/// Look into a relay's own store, fill it, check it, and take things out
-///
-/// A relay may run on the store meanwhile: then it does what is asked (through control.sock in its data
-/// folder), and nothing has to be stopped. Only `compact` and `nuke` want it stopped.
+/// Which relay on this machine.
 #[derive(Args)]
-pub struct Db {
+pub struct RelayFolder {
     /// The relay's data folder [default: aquifer-data]
     #[arg(long, value_name = "FOLDER", global = true)]
     data: Option<PathBuf>,
@@ -36,6 +33,23 @@ pub struct Db {
     /// Configuration file of the relay
     #[arg(long, value_name = "FILE", env = "AQUIFER_CONFIG_FILE", global = true)]
     config: Option<PathBuf>,
+}
+
+impl RelayFolder {
+    /// How that relay is configured.
+    pub fn config(self) -> anyhow::Result<Config> {
+        Source { flags: Settings::of_data(self.data), file: self.config }.config()
+    }
+}
+
+/// Look into a relay's own store, fill it, check it, and take things out
+///
+/// A relay may run on the store meanwhile: then it does what is asked (through control.sock in its data
+/// folder), and nothing has to be stopped. Only `compact` and `nuke` want it stopped.
+#[derive(Args)]
+pub struct Db {
+    #[command(flatten)]
+    folder: RelayFolder,
 
     #[command(subcommand)]
     command: Command,
@@ -55,7 +69,7 @@ enum Command {
 
 /// Runs the command.
 pub async fn run(arguments: Db) -> anyhow::Result<()> {
-    let config = Settings::of_data(arguments.data).over(arguments.config)?.resolve()?;
+    let config = arguments.folder.config()?;
     match arguments.command {
         Command::Compact(arguments) => return offline::compact(&config.data, &arguments),
         Command::Nuke(arguments) => return offline::nuke(&config.data, &arguments),
@@ -96,7 +110,7 @@ async fn conclude(mut answers: Answers, progress: &Progress) -> anyhow::Result<O
     result
 }
 
-fn not_an_answer(reply: Option<Reply>) -> anyhow::Error {
+pub fn not_an_answer(reply: Option<Reply>) -> anyhow::Error {
     anyhow::anyhow!("the relay answers something else: {reply:?}")
 }
 

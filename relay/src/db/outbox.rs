@@ -1,19 +1,15 @@
 //! `aquifer outbox`.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use event::EventId;
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde_json::json;
 
-use super::{conclude, confirm, not_an_answer};
+use super::{RelayFolder, conclude, confirm, not_an_answer};
 use crate::{
     client::Progress,
-    config::Settings,
     control::{self, Place, Purpose, Refused, Reply, Request, Which},
 };
 
@@ -22,13 +18,8 @@ use crate::{
 /// A relay may run on the store meanwhile: then it does what is asked, as with `aquifer db`.
 #[derive(Args)]
 pub struct Outbox {
-    /// The relay's data folder [default: aquifer-data]
-    #[arg(long, value_name = "FOLDER", global = true)]
-    data: Option<PathBuf>,
-
-    /// Configuration file of the relay
-    #[arg(long, value_name = "FILE", env = "AQUIFER_CONFIG_FILE", global = true)]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    folder: RelayFolder,
 
     #[command(subcommand)]
     command: Command,
@@ -93,7 +84,7 @@ impl Chosen {
 
 /// Runs the command.
 pub async fn run(arguments: Outbox) -> anyhow::Result<()> {
-    let config = Settings::of_data(arguments.data).over(arguments.config)?.resolve()?;
+    let config = arguments.folder.config()?;
     let place = Place::open(&config, Purpose::Use).await?;
     let result = match arguments.command {
         Command::List(arguments) => list(&place, &arguments).await,

@@ -4,12 +4,13 @@ use std::{
     cmp::Reverse,
     collections::{BTreeSet, HashMap, HashSet},
     net::SocketAddr,
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use aquifer::{
-    Listeners,
+    Listeners, Signals,
     config::{Config, NotGranted, Settings},
     identity::Identity,
 };
@@ -31,9 +32,9 @@ use tokio::{
     time::timeout,
 };
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async_with_config, tungstenite::Message,
+    MaybeTlsStream, WebSocketStream, connect_async_with_config,
+    tungstenite::{self, Message, client::IntoClientRequest},
 };
-use tokio_util::sync::CancellationToken;
 
 /// How long to wait for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -45,7 +46,7 @@ const POLL_SECONDS: f64 = 0.05;
 pub struct TestRelay {
     pub url: String,
     metrics: SocketAddr,
-    stop: CancellationToken,
+    signals: Signals,
     running: JoinHandle<anyhow::Result<()>>,
     folder: TempDir,
 }
@@ -84,16 +85,57 @@ impl TestRelay {
         let listeners = Listeners::bind(any_port, Some(any_port)).unwrap();
         let url = format!("ws://{}", listeners.clients.local_addr().unwrap());
         let metrics = listeners.metrics.as_ref().unwrap().local_addr().unwrap();
-        let stop = CancellationToken::new();
+        let signals = Signals::default();
         let l2 = l2.map(|l2| Arc::new(l2) as Arc<dyn Layer2>);
-        let running = tokio::spawn(aquifer::run(config, identity, l2, listeners, stop.clone()));
-        TestRelay { url, metrics, stop, running, folder }
+        let running = tokio::spawn(aquifer::run(config, identity, l2, listeners, signals.clone()));
+        TestRelay { url, metrics, signals, running, folder }
     }
 
     pub async fn client(&self) -> Client {
         // Small messages go out at once.
         let connecting = connect_async_with_config(&self.url, None, true);
         Client { socket: connecting.await.unwrap().0 }
+    }
+
+    /// A client that says more than others when it connects; or the status that it is refused with.
+    pub async fn client_with(&self, headers: &[(&'static str, &str)]) -> Result<Client, u16> {
+        let mut request = self.url.as_str().into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        match connect_async_with_config(request, None, true).await {
+            Ok((socket, _)) => Ok(Client { socket }),
+            Err(tungstenite::Error::Http(response)) => Err(response.status().as_u16()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// A connection on which nothing was said yet.
+    pub async fn tcp(&self) -> TcpStream {
+        TcpStream::connect(self.url.trim_start_matches("ws://")).await.unwrap()
+    }
+
+    /// Has it read its configuration again.
+    pub fn reload(&self) {
+        self.signals.reload.notify_one();
+    }
+
+    /// Its data folder.
+    pub fn data(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Sends a call (NIP-86): the status, and the answer.
+    pub async fn post(&self, headers: &str, body: &str) -> (u16, Value) {
+        let length = body.len();
+        let headers = format!(
+            "Content-Type: application/nostr+json+rpc\r\nContent-Length: {length}\r\n\
+             Connection: close\r\n{headers}\r\n{body}"
+        );
+        let response = self.ask("POST", &headers).await;
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap())
     }
 
     /// The whole response to a plain request with these headers on the clients' port.
@@ -139,7 +181,7 @@ impl TestRelay {
 
     /// Stops it, and hands over its folder.
     pub async fn stop(self) -> TempDir {
-        self.stop.cancel();
+        self.signals.stop.cancel();
         timeout(PATIENCE, self.running).await.expect("a stop ends").unwrap().unwrap();
         self.folder
     }
@@ -356,7 +398,7 @@ impl Client {
         }
     }
 
-    async fn next_frame(&mut self) -> Value {
+    pub async fn next_frame(&mut self) -> Value {
         loop {
             let message = timeout(PATIENCE, self.socket.next()).await.expect("a frame comes");
             if let Message::Text(text) = message.expect("the relay is there").unwrap() {

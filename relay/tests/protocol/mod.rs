@@ -230,7 +230,7 @@ fn with_work(bits: u32, committed: u32) -> Verified {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nip_13_work_counts_if_it_was_committed_to() {
-    let relay = relay_but(|config: &mut Config| config.limits.pow_min = 8).await;
+    let relay = relay_but(|config: &mut Config| config.terms.limits.pow_min = 8).await;
     let mut client = relay.client().await;
     client.publish(&with_work(8, 8)).await.expect_ok();
     client.publish(&with_work(8, 7)).await.expect_refused("pow: 8 bits are wanted, the nonce tag");
@@ -245,8 +245,8 @@ async fn nip_13_work_counts_if_it_was_committed_to() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nip_11_programs_get_a_document_and_people_a_page() {
     let relay = relay_but(|config: &mut Config| {
-        config.about.name = "<b>Springs</b>".into();
-        config.about.icon = Some("https://example.com/icon.png".into());
+        config.terms.about.name = "<b>Springs</b>".into();
+        config.terms.about.icon = Some("https://example.com/icon.png".into());
     })
     .await;
     let document = relay.document().await;
@@ -357,7 +357,7 @@ async fn nip_77_what_is_not_for_a_client_is_not_reconciled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nip_77_refusals_name_the_reconciliation() {
-    let relay = relay_but(|config: &mut Config| config.limits.neg_items_max = 2).await;
+    let relay = relay_but(|config: &mut Config| config.terms.limits.neg_items_max = 2).await;
     let ann = Author::new(1);
     let notes: Vec<Verified> = (0..3).map(|at| ann.sign(1_000 + at, 1, &[], "")).collect();
     let mut client = relay.client().await;
@@ -381,5 +381,36 @@ async fn nip_77_refusals_name_the_reconciliation() {
     let mut other = Other::with(&notes[..1]);
     other.reconcile(&mut client, "n", &newest).await;
     assert_eq!((other.need, other.have), (ids_of(&notes[1..]), ids_of(&notes[..1])));
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nip_62_a_request_to_this_relay_by_its_url_takes_everything_and_to_another_nothing() {
+    let relay = relay().await;
+    let (ann, bob) = (Author::new(1), Author::new(2));
+    let mut client = relay.client().await;
+    let (note, to_ann) = (ann.sign(1_000, 1, &[], "note"), wrap(&bob, &ann, 1_001));
+    let bobs = bob.sign(1_002, 1, &[], "note");
+    client.publish_all(&[note.clone(), to_ann, bobs.clone()]).await;
+    let elsewhere = ann.sign(2_000, 62, &[&["relay", "wss://elsewhere.example.com"]], "");
+    client.publish(&elsewhere).await.expect_ok();
+    let notes = [json!({"kinds": [1]})];
+    client.req("before", &notes).await;
+    assert_eq!(client.events_until_eose("before").await, [id(&bobs), id(&note)]);
+    let here = ann.sign(2_001, 62, &[&["relay", &format!("{}/", relay.url)]], "");
+    client.publish(&here).await.expect_ok();
+    client.req("after", &notes).await;
+    assert_eq!(client.events_until_eose("after").await, [id(&bobs)]);
+    // A wrap to who vanished is gone, too, and nothing comes back.
+    authenticate(&mut client, &ann, &relay).await;
+    assert_eq!(client.count(&[json!({"kinds": [1059]})]).await["count"], 0);
+    client.publish(&note).await.expect_refused("blocked: ");
+    client.publish(&ann.sign(2_002, 1, &[], "anew")).await.expect_ok();
+    // A deletion does not reach a request to vanish.
+    let undo = ann.sign(2_003, 5, &[&["e", &id(&here)]], "");
+    client.publish(&undo).await.expect_ok();
+    client.publish(&note).await.expect_refused("blocked: ");
+    let nips = relay.document().await["supported_nips"].clone();
+    assert!(nips.as_array().unwrap().contains(&json!(62)));
     relay.stop().await;
 }

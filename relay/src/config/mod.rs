@@ -3,51 +3,54 @@
 //!
 //! [`Settings`] is the configuration as written: every field may be missing, and one struct is file,
 //! environment and `--help` at once. [`Config`] is the configuration as run: defaults chosen, values
-//! checked against each other.
+//! checked against each other. What clients meet of it stands in [`terms`].
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+pub mod terms;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context, ensure};
-use clap::{Args, ValueEnum};
-use event::{Kind, PublicKey};
+use clap::{Args, Command, ValueEnum};
+use event::Kind;
 use figment::{
     Figment,
     providers::{Env, Format, Serialized, Toml},
 };
 use layer2::Layer2Url;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use store::{Options, Policy};
 
+use self::terms::{TermSettings, Terms};
+use crate::auth::RelayUrl;
 pub use crate::local::{KindRange, LocalOnly};
-use crate::{auth::RelayUrl, sight::GUARDED_KINDS};
 
 /// A smaller store than this holds little but its own structure.
 const CACHE_BYTES_MIN: u64 = 8 << 20;
 /// More batches at a time would be more than one canister works off.
 const OUTBOX_BATCHES_MAX: usize = 64;
-/// More work than that takes years.
-const POW_MAX: u32 = 64;
 /// Profiles, contacts and relay lists: every client asks for them all the time.
 const PROTECTED_KINDS: [u16; 3] = [0, 3, 10_002];
 
 /// Settings as written. Every one has a flag, a key in the file (with `_` for `-`), and a variable
 /// (`AQUIFER_` and the key in capitals).
 #[derive(Args, Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Address and port to listen on; port 0 takes a free one [default: 127.0.0.1:7777]
     #[arg(long, value_name = "ADDRESS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<SocketAddr>,
 
     /// Address and port for Prometheus, at `/metrics`; not for the public [default: none]
     #[arg(long, value_name = "ADDRESS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     metrics_listen: Option<SocketAddr>,
 
     /// Folder for the relay's key and events; made if missing [default: aquifer-data]
     #[arg(long, value_name = "FOLDER")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<PathBuf>,
 
     /// The store to share: ic://CANISTER, lmdb:FOLDER for relays on one machine, or
@@ -55,192 +58,83 @@ pub struct Settings {
     /// relay keeps its events to itself. A canister of a local network:
     /// 'ic://CANISTER?gateway=http://127.0.0.1:8000&fetch_root_key=true'
     #[arg(long, value_name = "URL")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     layer2: Option<String>,
 
     /// Seconds between two looks at the shared store for what other relays brought [default: 5]
     #[arg(long, value_name = "SECONDS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     poll_interval: Option<f64>,
 
     /// Batches of events on their way to the canister at a time [default: 4]
     #[arg(long, value_name = "COUNT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     outbox_batches: Option<usize>,
 
     /// When a client gets its OK: once the event is on this relay's disk, or once the canister has it
     /// [default: layer1]
     #[arg(long, value_enum)]
-    #[serde(skip_serializing_if = "Option::is_none")]
     ok_after: Option<OkAfter>,
 
     /// Seconds that an OK waits for the canister, with --ok-after layer2 [default: 10]
     #[arg(long, value_name = "SECONDS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     ok_timeout: Option<f64>,
 
     /// Kinds, or ranges of kinds, that never leave this relay: `4,1000-1999`
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
-    #[serde(skip_serializing_if = "Option::is_none")]
     local_kinds: Option<Vec<KindRange>>,
 
     /// Public keys, in hex, of authors whose events never leave this relay
     #[arg(long, value_name = "KEYS", value_delimiter = ',')]
-    #[serde(skip_serializing_if = "Option::is_none")]
     local_authors: Option<Vec<String>>,
 
     /// Seconds for which what arrived at the canister is read once more, by its ids, to be sure
     /// [default: three poll intervals]
     #[arg(long, value_name = "SECONDS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     poll_overlap: Option<f64>,
 
     /// What to do with new events while the canister has not granted this relay [default: keep]
     #[arg(long, value_enum)]
-    #[serde(skip_serializing_if = "Option::is_none")]
     not_granted: Option<NotGranted>,
 
     /// The URL under which clients reach this relay, as wss://relay.example.com: who authenticates signs it
     /// (NIP-42) [default: ws:// and the address listened on]
     #[arg(long, value_name = "URL")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     url: Option<String>,
-
-    /// Kinds that are shown to their authors and receivers alone, beside 4, 1059 and 21059
-    #[arg(long, value_name = "KINDS", value_delimiter = ',')]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    guarded_kinds: Option<Vec<u16>>,
-
-    /// Bits of work that an event must have (NIP-13) [default: 0]
-    #[arg(long, value_name = "BITS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pow_min: Option<u32>,
-
-    /// Name shown to clients (NIP-11) [default: aquifer]
-    #[arg(long, value_name = "TEXT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
-
-    /// Description shown to clients (NIP-11)
-    #[arg(long, value_name = "TEXT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    description: Option<String>,
-
-    /// How to reach the operator, a URI (NIP-11)
-    #[arg(long, value_name = "URI")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    contact: Option<String>,
-
-    /// The operator's public key, in hex (NIP-11)
-    #[arg(long, value_name = "KEY")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    operator: Option<String>,
-
-    /// A square picture that stands for this relay, a URL (NIP-11)
-    #[arg(long, value_name = "URL")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    icon: Option<String>,
-
-    /// A page that says what may be published here, a URL (NIP-11)
-    #[arg(long, value_name = "URL")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    posting_policy: Option<String>,
-
-    /// Connections at a time [default: 4096]
-    #[arg(long, value_name = "COUNT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    connections_max: Option<usize>,
-
-    /// Bytes of one message from a client [default: 1048576]
-    #[arg(long, value_name = "BYTES")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message_bytes_max: Option<usize>,
-
-    /// Bytes of one event as JSON [default: 131072]
-    #[arg(long, value_name = "BYTES")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    event_bytes_max: Option<usize>,
-
-    /// Tags of one event [default: 5000]
-    #[arg(long, value_name = "COUNT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    event_tags_max: Option<usize>,
-
-    /// Seconds that an event's date may lie ahead [default: 900]
-    #[arg(long, value_name = "SECONDS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    future_seconds_max: Option<u64>,
-
-    /// Subscriptions of one connection [default: 64]
-    #[arg(long, value_name = "COUNT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    subscriptions_max: Option<usize>,
-
-    /// Filters of one subscription [default: 32]
-    #[arg(long, value_name = "COUNT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    filters_max: Option<usize>,
-
-    /// Values (ids, authors, kinds, tags) in all filters of one subscription [default: 12000]
-    #[arg(long, value_name = "COUNT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    filter_values_max: Option<usize>,
-
-    /// Stored events that one filter may ask for [default: 5000]
-    #[arg(long, value_name = "COUNT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit_max: Option<u64>,
-
-    /// Stored events that a filter without a limit gets [default: 500]
-    #[arg(long, value_name = "COUNT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit_default: Option<u64>,
-
-    /// Events that one reconciliation may compare (NIP-77) [default: 500000]
-    #[arg(long, value_name = "COUNT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    neg_items_max: Option<usize>,
 
     /// Bytes that the store of events may take of the disk; what was not asked for the longest time goes
     /// [default: no limit]
     #[arg(long, value_name = "BYTES")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     cache_bytes_max: Option<u64>,
 
     /// Per cent of that limit at which garbage is collected [default: 80]
     #[arg(long, value_name = "PERCENT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     cache_high_percent: Option<u8>,
 
     /// Per cent of that limit down to which it is [default: 70]
     #[arg(long, value_name = "PERCENT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     cache_low_percent: Option<u8>,
 
     /// Seconds between two looks whether garbage has to be collected [default: 10]
     #[arg(long, value_name = "SECONDS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     gc_interval: Option<f64>,
 
     /// Kinds that are given up last, beside 0, 3 and 10002
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
-    #[serde(skip_serializing_if = "Option::is_none")]
     protected_kinds: Option<Vec<u16>>,
 
     /// Seconds that an answer waits for bodies that only the canister holds [default: 2]
     #[arg(long, value_name = "SECONDS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     l2_timeout: Option<f64>,
 
     /// What to log, as `info` or `aquifer=debug,warn` [default: info]
     #[arg(long, value_name = "FILTER")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     log: Option<String>,
 
     /// How log lines look [default: text]
     #[arg(long, value_enum)]
-    #[serde(skip_serializing_if = "Option::is_none")]
     log_format: Option<LogFormat>,
+
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub terms: TermSettings,
 }
 
 /// What becomes of new events while the canister has not granted this relay.
@@ -293,12 +187,33 @@ pub struct Config {
     pub cache: Option<CacheConfig>,
     pub not_granted: NotGranted,
     pub url: Option<RelayUrl>,
-    /// Kinds that are not for everybody.
-    pub guarded_kinds: Arc<[Kind]>,
-    pub about: About,
-    pub limits: Limits,
+    pub terms: Terms,
     pub log: String,
     pub log_format: LogFormat,
+    /// What all of this was made of,
+    pub written: Settings,
+    /// and where to read it again.
+    pub source: Source,
+}
+
+/// Where settings come from, beside the environment.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    pub flags: Settings,
+    pub file: Option<PathBuf>,
+}
+
+impl Source {
+    /// The settings as they are written now.
+    pub fn read(&self) -> anyhow::Result<Settings> {
+        self.flags.clone().over(self.file.clone())
+    }
+
+    /// The configuration as it is now.
+    pub fn config(self) -> anyhow::Result<Config> {
+        let config = self.read()?.resolve()?;
+        Ok(Config { source: self, ..config })
+    }
 }
 
 impl Config {
@@ -338,35 +253,6 @@ impl CacheConfig {
     }
 }
 
-/// What NIP-11 tells people.
-#[derive(Clone, Debug)]
-pub struct About {
-    pub name: String,
-    pub description: String,
-    pub contact: Option<String>,
-    pub operator: Option<PublicKey>,
-    pub icon: Option<String>,
-    pub posting_policy: Option<String>,
-}
-
-/// What one client may ask of the relay. NIP-11 states them.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    pub connections_max: usize,
-    pub message_bytes_max: usize,
-    pub event_bytes_max: usize,
-    pub event_tags_max: usize,
-    pub future_seconds_max: u64,
-    pub subscriptions_max: usize,
-    pub filters_max: usize,
-    pub filter_values_max: usize,
-    pub limit_max: u64,
-    pub limit_default: u64,
-    /// In bits.
-    pub pow_min: u32,
-    pub neg_items_max: usize,
-}
-
 impl Settings {
     /// Settings that say which relay on this machine.
     pub fn of_data(data: Option<PathBuf>) -> Settings {
@@ -385,11 +271,28 @@ impl Settings {
             ensure!(file.is_file(), "there is no configuration file {}", file.display());
             figment = figment.merge(Toml::file_exact(file));
         }
-        figment
+        let figment = figment
             .merge(Env::prefixed("AQUIFER_").ignore(&["config_file"]))
-            .merge(Serialized::defaults(self))
-            .extract()
-            .context("reading the configuration")
+            .merge(Serialized::defaults(self.given()));
+        check_names(&figment)?;
+        figment.extract().context("reading the configuration")
+    }
+
+    /// Names and values of what is set.
+    fn given(&self) -> BTreeMap<String, Value> {
+        let Ok(Value::Object(values)) = serde_json::to_value(self) else {
+            unreachable!("settings are an object of plain values");
+        };
+        values.into_iter().filter(|(_, value)| !value.is_null()).collect()
+    }
+
+    /// The names of settings that differ, of two lots: those of [`Terms`], and all others.
+    pub fn changes(&self, other: &Settings) -> (Vec<String>, Vec<String>) {
+        let (ours, theirs) = (self.given(), other.given());
+        let names: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+        let changed = names.into_iter().filter(|name| ours.get(*name) != theirs.get(*name));
+        let terms = names_of::<TermSettings>();
+        changed.cloned().partition(|name| terms.contains(name))
     }
 
     /// The folder for key and events.
@@ -420,26 +323,9 @@ impl Settings {
         );
         let local = self.local()?;
         let cache = self.cache()?;
-        let limits = Limits {
-            connections_max: self.connections_max.unwrap_or(4096),
-            message_bytes_max: self.message_bytes_max.unwrap_or(1 << 20),
-            event_bytes_max: self.event_bytes_max.unwrap_or(128 * 1024),
-            event_tags_max: self.event_tags_max.unwrap_or(5_000),
-            future_seconds_max: self.future_seconds_max.unwrap_or(900),
-            subscriptions_max: self.subscriptions_max.unwrap_or(64),
-            filters_max: self.filters_max.unwrap_or(32),
-            filter_values_max: self.filter_values_max.unwrap_or(12_000),
-            limit_max: self.limit_max.unwrap_or(5_000),
-            limit_default: self.limit_default.unwrap_or(500),
-            pow_min: self.pow_min.unwrap_or(0),
-            neg_items_max: self.neg_items_max.unwrap_or(500_000),
-        };
-        limits.check()?;
+        let written = self.clone();
+        let source = Source { flags: self.clone(), file: None };
         let url = self.url.as_deref().map(str::parse).transpose().context("`url`")?;
-        let more = self.guarded_kinds.iter().flatten().copied().map(Kind);
-        let guarded_kinds = GUARDED_KINDS.into_iter().chain(more).collect();
-        let operator = self.operator.as_deref().map(str::parse).transpose();
-        let operator = operator.context("`operator`")?;
         Ok(Config {
             listen: self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7777))),
             metrics_listen: self.metrics_listen,
@@ -455,20 +341,11 @@ impl Settings {
             cache,
             not_granted: self.not_granted.unwrap_or(NotGranted::Keep),
             url,
-            guarded_kinds,
-            about: About {
-                name: self.name.unwrap_or_else(|| "aquifer".into()),
-                description: self.description.unwrap_or_else(|| {
-                    "A nostr relay that shares its event store with other relays.".into()
-                }),
-                contact: self.contact,
-                operator,
-                icon: self.icon,
-                posting_policy: self.posting_policy,
-            },
-            limits,
+            terms: self.terms.resolve()?,
             log: self.log.unwrap_or_else(|| "info".into()),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
+            written,
+            source,
         })
     }
 
@@ -518,27 +395,21 @@ impl Settings {
     }
 }
 
-impl Limits {
-    fn check(&self) -> anyhow::Result<()> {
-        ensure!(
-            self.event_bytes_max < self.message_bytes_max,
-            "`event-bytes-max` ({}) must be below `message-bytes-max` ({})",
-            self.event_bytes_max,
-            self.message_bytes_max
-        );
-        ensure!(
-            self.limit_default <= self.limit_max,
-            "`limit-default` ({}) must not exceed `limit-max` ({})",
-            self.limit_default,
-            self.limit_max
-        );
-        ensure!(
-            self.pow_min <= POW_MAX,
-            "`pow-min` is {}; nobody does more than {POW_MAX} bits",
-            self.pow_min
-        );
-        Ok(())
-    }
+/// What one struct of settings has, by name.
+fn names_of<S: Args>() -> BTreeSet<String> {
+    let command = S::augment_args(Command::new("settings"));
+    command.get_arguments().map(|argument| argument.get_id().to_string()).collect()
+}
+
+/// A name that no setting has is a mistake that would go unnoticed.
+fn check_names(figment: &Figment) -> anyhow::Result<()> {
+    let given: BTreeMap<String, figment::value::Value> =
+        figment.extract().context("reading the configuration")?;
+    let known = names_of::<Settings>();
+    let unknown: Vec<&str> =
+        given.keys().filter(|name| !known.contains(*name)).map(String::as_str).collect();
+    ensure!(unknown.is_empty(), "the configuration has what no setting is: {}", unknown.join(", "));
+    Ok(())
 }
 
 fn seconds(name: &str, seconds: f64) -> anyhow::Result<Duration> {
@@ -552,6 +423,10 @@ fn seconds(name: &str, seconds: f64) -> anyhow::Result<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn of(terms: TermSettings) -> Settings {
+        Settings { terms, ..Settings::default() }
+    }
 
     #[track_caller]
     fn check_refused(settings: Settings, reason: &str) {
@@ -579,8 +454,11 @@ mod tests {
             Settings { url: Some("https://x".into()), ..Settings::default() },
             "ws://HOST",
         );
-        check_refused(Settings { pow_min: Some(65), ..Settings::default() }, "pow-min");
-        check_refused(Settings { operator: Some("me".into()), ..Settings::default() }, "operator");
+        check_refused(of(TermSettings { pow_min: Some(65), ..TermSettings::default() }), "pow-min");
+        let operator = Some("me".into());
+        check_refused(of(TermSettings { operator, ..TermSettings::default() }), "operator");
+        let owners = Some(vec!["me".into()]);
+        check_refused(of(TermSettings { owners, ..TermSettings::default() }), "owners");
         let local_authors = Some(vec!["me".into()]);
         check_refused(Settings { local_authors, ..Settings::default() }, "local-authors");
         check_refused(Settings { l2_timeout: Some(-1.0), ..Settings::default() }, "l2-timeout");
@@ -597,13 +475,28 @@ mod tests {
             "cache-high-percent",
         );
         check_refused(
-            Settings { event_bytes_max: Some(1 << 30), ..Settings::default() },
+            of(TermSettings { event_bytes_max: Some(1 << 30), ..TermSettings::default() }),
             "event-bytes-max",
         );
         check_refused(
-            Settings { limit_default: Some(9), limit_max: Some(8), ..Settings::default() },
+            of(TermSettings {
+                limit_default: Some(9),
+                limit_max: Some(8),
+                ..TermSettings::default()
+            }),
             "limit-default",
         );
+    }
+
+    #[test]
+    fn what_differs_is_told_apart_by_whether_it_takes_a_restart() {
+        let name = Some("spring".into());
+        let before = of(TermSettings { name, ..TermSettings::default() });
+        let mut after = Settings::of_data(Some("elsewhere".into()));
+        after.terms.limit_max = Some(600);
+        let (terms, others) = before.changes(&after);
+        assert_eq!(terms, ["limit_max", "name"]);
+        assert_eq!(others, ["data"]);
     }
 
     #[test]
@@ -613,11 +506,11 @@ mod tests {
             jail.create_file("relay.toml", "name = 'file'\ncontact = 'file'\nlimit_max = 600\n")?;
             jail.set_env("AQUIFER_NAME", "variable");
             jail.set_env("AQUIFER_CONTACT", "variable");
-            let flags = Settings { name: Some("flag".into()), ..Settings::default() };
+            let flags = of(TermSettings { name: Some("flag".into()), ..TermSettings::default() });
             let config = flags.over(Some("relay.toml".into())).and_then(Settings::resolve).unwrap();
-            assert_eq!(config.about.name, "flag");
-            assert_eq!(config.about.contact.as_deref(), Some("variable"));
-            assert_eq!(config.limits.limit_max, 600);
+            assert_eq!(config.terms.about.name, "flag");
+            assert_eq!(config.terms.about.contact.as_deref(), Some("variable"));
+            assert_eq!(config.terms.limits.limit_max, 600);
             jail.create_file("local.toml", "local_kinds = [4, '1000-1999']\nok_timeout = 3\n")?;
             let config = Settings::default().over(Some("local.toml".into()));
             let config = config.and_then(Settings::resolve).unwrap();
