@@ -39,13 +39,14 @@ async fn failed(url: &str) -> Vec<(String, String)> {
 
 async fn the_relay_conforms(shares: bool, owed: BTreeSet<&str>) {
     let folder = tempfile::tempdir().unwrap();
-    let mut settings = Settings { poll_interval: Some(0.5), ..Settings::default() };
-    if shares {
-        settings.layer2 = Some(format!("lmdb:{}", folder.path().join("shared").display()));
-    }
-    let mut config = settings.resolve().unwrap();
+    let mut config = Settings::default().resolve().unwrap();
     config.data = folder.path().join("relay");
+    config.poll_interval = Duration::from_millis(500);
     let identity = Identity::open(&config.data).unwrap();
+    if shares {
+        let url = format!("lmdb:{}", folder.path().join("shared").display());
+        config.layer2 = Some(url.parse().unwrap());
+    }
     let open = |url| layer2::open(url, identity.agent_identity()).unwrap();
     let layer2: Option<Arc<dyn Layer2>> = config.layer2.as_ref().map(open);
     let listeners = Listeners::bind(SocketAddr::from(([127, 0, 0, 1], 0)), None).unwrap();

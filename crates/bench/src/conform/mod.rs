@@ -296,15 +296,19 @@ impl Conform {
 fn difference(expected: &[String], found: &[String]) -> String {
     let missing = expected.iter().filter(|id| !found.contains(id)).count();
     let beyond = found.iter().filter(|id| !expected.contains(id)).count();
-    let (wanted, came) = (expected.len(), found.len());
+    let wanted = match expected.len() {
+        0 => "no events".to_owned(),
+        1 => "one event".to_owned(),
+        many => format!("{many} events"),
+    };
     match (missing, beyond) {
-        (0, 0) if wanted == came => {
-            format!("expected {wanted} events in their order, came another")
+        (0, 0) if expected.len() == found.len() => {
+            format!("expected {wanted} in their order, came another order")
         }
-        (0, 0) => format!("expected {wanted} events once each, came {came}"),
-        (missing, 0) => format!("expected {wanted} events, came all but {missing}"),
-        (0, beyond) => format!("expected {wanted} events, came {beyond} more"),
-        _ => format!("expected {wanted} events, came all but {missing}, and {beyond} others"),
+        (0, 0) => format!("expected {wanted} once each, came {}", found.len()),
+        (missing, 0) => format!("expected {wanted}, came {missing} fewer"),
+        (0, beyond) => format!("expected {wanted}, came {beyond} more"),
+        _ => format!("expected {wanted}, came {missing} fewer, and {beyond} others"),
     }
 }
 

@@ -61,7 +61,7 @@ async fn vanishes(relay: &Relay, tagged: &[&str]) -> Result<()> {
     let life = life(&author);
     let mut client = relay.client().await?;
     client.put(&life.each_ref()).await?;
-    client.finds(&by(&author), &life.each_ref()).await?;
+    client.finds_all(&by(&author), &life.each_ref()).await?;
     client.put(&[&request(&author, 1, tagged)]).await?;
     client.finds_none(&by(&author)).await
 }
@@ -74,7 +74,7 @@ async fn stays(relay: &Relay, tagged: &[&str]) -> Result<()> {
     // Whether it is taken is the relay's affair.
     client.publish(&request(&author, 1, tagged)).await?;
     client.within(relay.silence, |_| false).await?;
-    client.finds(&by(&author), &life.each_ref()).await
+    client.finds_all(&by(&author), &life.each_ref()).await
 }
 
 async fn a_request_to_all_relays_removes_everything(relay: &Relay) -> Result<()> {

@@ -40,7 +40,7 @@ async fn holding(relay: &Relay, author: &Author, count: u64) -> Result<Client> {
     let mut client = relay.client().await?;
     client.put_many(&notes).await?;
     client
-        .finds(&[json!({"authors": [author.pubkey()]})], &notes.iter().collect::<Vec<_>>())
+        .finds_all(&[json!({"authors": [author.pubkey()]})], &notes.iter().collect::<Vec<_>>())
         .await?;
     Ok(client)
 }

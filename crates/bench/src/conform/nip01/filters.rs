@@ -243,7 +243,7 @@ async fn all_fields_must_match(relay: &Relay) -> Result<()> {
         ann.sign(at, 1, &[], ""),
         ann.sign(at - 100, 1, &[&["t", &word]], ""),
     ];
-    let mut client = holding(relay, &[&[right.clone()], &others[..]].concat()).await?;
+    let mut client = holding(relay, &[std::slice::from_ref(&right), &others[..]].concat()).await?;
     let filter = json!({"authors": [ann.pubkey()], "kinds": [1], "#t": [word], "since": at - 50});
     client.finds(&[filter], &[&right]).await
 }

@@ -294,7 +294,8 @@ async fn a_refused_req_gets_closed_with_its_id_never_a_bare_notice(relay: &Relay
     let filter = json!({"authors": [relay.author().pubkey()], "limit": 1});
     let most = relay.document.limit("max_subscriptions").unwrap_or(MANY);
     for number in 0..=most {
-        if let (_, End::Closed(reason)) = client.req(&number.to_string(), &[filter.clone()]).await?
+        if let (_, End::Closed(reason)) =
+            client.req(&number.to_string(), std::slice::from_ref(&filter)).await?
         {
             return has_a_prefix(&reason);
         }
