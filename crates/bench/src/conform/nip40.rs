@@ -25,23 +25,30 @@ cases! {
         what_has_expired_is_not_counted;
 }
 
-/// How long an event lives that a case sees expire. A second is lost to clocks that differ in their parts.
-const SHORT_SECONDS: u64 = 2;
+/// How long an event lives that a case sees expire: long enough for it to be stored and found before, at
+/// least where patience fits the relay and the machine.
+const SHORT_SECONDS_MIN: u64 = 2;
+
+/// When an event that is signed now expires, as its tag says it.
+pub fn soon(relay: &Relay) -> String {
+    (now() + short_seconds(relay)).to_string()
+}
+
+fn short_seconds(relay: &Relay) -> u64 {
+    (relay.patience.as_secs() * 2 / 3).max(SHORT_SECONDS_MIN)
+}
+
+/// Waits until it has. A second is lost to clocks that differ in their parts.
+pub async fn until_expired(relay: &Relay) {
+    sleep(Duration::from_secs(short_seconds(relay)) + Duration::from_millis(1_100)).await;
+}
 
 fn expiring(author: &Author, age: u64, at: &str) -> Event {
     author.sign(now() - age, 1, &[&["expiration", at]], "passing")
 }
 
-fn expiring_in(author: &Author, age: u64, seconds: u64) -> Event {
-    expiring(author, age, &(now() + seconds).to_string())
-}
-
 fn by(author: &Author) -> [Value; 1] {
     [json!({"authors": [author.pubkey()]})]
-}
-
-async fn until_expired() {
-    sleep(Duration::from_secs(SHORT_SECONDS) + Duration::from_millis(1_100)).await;
 }
 
 async fn what_has_expired_is_refused(relay: &Relay) -> Result<()> {
@@ -54,7 +61,7 @@ async fn what_has_expired_is_refused(relay: &Relay) -> Result<()> {
 
 async fn what_has_not_expired_is_taken_and_served(relay: &Relay) -> Result<()> {
     let author = relay.author();
-    let later = expiring_in(&author, 5, 600);
+    let later = expiring(&author, 5, &(now() + 600).to_string());
     let mut client = relay.client().await?;
     client.put(&[&later]).await?;
     client.finds(&by(&author), &[&later]).await
@@ -62,21 +69,21 @@ async fn what_has_not_expired_is_taken_and_served(relay: &Relay) -> Result<()> {
 
 async fn what_expires_is_served_until_then_and_never_later(relay: &Relay) -> Result<()> {
     let author = relay.author();
-    let soon = expiring_in(&author, 5, SHORT_SECONDS);
+    let soon = expiring(&author, 5, &soon(relay));
     let mut client = relay.client().await?;
     client.put(&[&soon]).await?;
     client.finds(&by(&author), &[&soon]).await?;
-    until_expired().await;
+    until_expired(relay).await;
     client.is_shown_none(&by(&author)).await?;
     client.is_shown_none(&[json!({"ids": [soon.id]})]).await
 }
 
 async fn what_expires_uses_up_no_limit(relay: &Relay) -> Result<()> {
     let author = relay.author();
-    let (note, soon) = (author.note(9), expiring_in(&author, 5, SHORT_SECONDS));
+    let note = author.note(9);
     let mut client = relay.client().await?;
-    client.put(&[&note, &soon]).await?;
-    until_expired().await;
+    client.put(&[&note, &expiring(&author, 5, &soon(relay))]).await?;
+    until_expired(relay).await;
     client.finds(&[json!({"authors": [author.pubkey()], "limit": 1})], &[&note]).await
 }
 
@@ -102,8 +109,9 @@ async fn an_expiration_that_is_no_number_is_ignored(relay: &Relay) -> Result<()>
 async fn what_has_expired_is_not_counted(relay: &Relay) -> Result<()> {
     let author = relay.author();
     let mut client = relay.client().await?;
-    client.put(&[&author.note(9), &expiring_in(&author, 5, SHORT_SECONDS)]).await?;
+    client.put(&[&author.note(9)]).await?;
+    client.put(&[&expiring(&author, 5, &soon(relay))]).await?;
     client.counts_to(&by(&author), 2).await?;
-    until_expired().await;
+    until_expired(relay).await;
     client.counts_to(&by(&author), 1).await
 }

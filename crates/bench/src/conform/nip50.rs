@@ -9,6 +9,7 @@ use super::{
     author::{Author, now, word},
     cases,
     client::Client,
+    nip40::{soon, until_expired},
 };
 
 cases! {
@@ -185,10 +186,10 @@ async fn deleted_events_are_not_found(relay: &Relay) -> Result<()> {
 
 async fn what_has_expired_is_not_found(relay: &Relay) -> Result<()> {
     let word = word();
-    let soon = (now() + 2).to_string();
+    let soon = soon(relay);
     let passing = relay.author().sign(now() - 5, 1, &[&["expiration", &soon]], &word);
     let mut client = holding(relay, &[&passing]).await?;
-    tokio::time::sleep(std::time::Duration::from_millis(3_100)).await;
+    until_expired(relay).await;
     client.is_shown_none(&search(&word)).await
 }
 

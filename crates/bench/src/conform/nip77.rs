@@ -13,6 +13,7 @@ use super::{
     author::{Author, now},
     cases,
     client::Client,
+    nip40::{soon, until_expired},
     text_of,
 };
 
@@ -295,9 +296,9 @@ async fn deleted_events_are_not_told_of(relay: &Relay) -> Result<()> {
 
 async fn expired_events_are_not_told_of(relay: &Relay) -> Result<()> {
     let author = relay.author();
-    let soon = (now() + 2).to_string();
+    let soon = soon(relay);
     let events = [author.sign(now() - 5, 1, &[&["expiration", &soon]], ""), author.note(9)];
     let mut client = holding(relay, &events).await?;
-    tokio::time::sleep(std::time::Duration::from_millis(3_100)).await;
+    until_expired(relay).await;
     is_all_told(&mut client, &author, &[&events[1]]).await
 }
