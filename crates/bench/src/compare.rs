@@ -1,9 +1,9 @@
 //! `aquifer-bench compare`: relays side by side, one after the other on the same machine with the same
 //! events, first to last and then last to first, so that none profits from its place.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
@@ -112,9 +112,7 @@ pub struct Pass {
 
 impl Compare {
     pub async fn run(&self) -> Result<Compared> {
-        let contenders: Vec<Contender> = serde_json::from_slice(&fs::read(&self.contenders)?)
-            .with_context(|| format!("reading {}", self.contenders.display()))?;
-        ensure!(!contenders.is_empty(), "nobody to compare");
+        let contenders = Contender::list(&self.contenders)?;
         let given = Given::of(self)?;
         let mut relays: Vec<Measured> = contenders.iter().map(Measured::nothing).collect();
         for pass in 0..self.passes {
@@ -135,7 +133,7 @@ impl Compare {
             relays,
         };
         if let Some(file) = &self.write {
-            table::put(&compared, file)?;
+            table::put(&table::markdown(&compared), &table::FIGURES, file)?;
         }
         Ok(compared)
     }

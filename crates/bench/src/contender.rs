@@ -46,6 +46,15 @@ pub struct Running {
 }
 
 impl Contender {
+    /// Those that a file lists.
+    pub fn list(file: &Path) -> Result<Vec<Contender>> {
+        let text = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+        let contenders: Vec<Contender> =
+            serde_json::from_slice(&text).with_context(|| format!("reading {}", file.display()))?;
+        ensure!(!contenders.is_empty(), "nobody to compare");
+        Ok(contenders)
+    }
+
     /// Starts it with an empty folder below `parent`.
     pub async fn start(&self, parent: &Path) -> Result<Running> {
         let folder = tempfile::tempdir_in(parent).context("making a folder for the relay")?;

@@ -5,6 +5,7 @@
 //! was answered ([`schedule`]), and what comes back is checked: a wrong answer is reported, not timed.
 
 mod compare;
+mod conform;
 mod connection;
 mod contender;
 mod fanout;
@@ -22,6 +23,8 @@ mod shapes;
 mod soak;
 mod table;
 mod truth;
+
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -55,31 +58,40 @@ enum Command {
     Idle(idle::Idle),
     Soak(soak::Soak),
     Compare(compare::Compare),
+    Conform(conform::Conform),
+    ConformPeers(conform::peers::ConformPeers),
     Fsync(machine::Fsync),
     Verify(machine::Verify),
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let CommandLine { command, json } = CommandLine::parse();
-    let figures =
-        tokio::runtime::Runtime::new().context("starting the runtime")?.block_on(async {
-            match command {
-                Command::Corpus(mode) => report::figures(mode.run()),
-                Command::Ingest(mode) => report::figures(mode.run().await),
-                Command::Duplicates(mode) => report::figures(mode.run().await),
-                Command::Fanout(mode) => report::figures(mode.run().await),
-                Command::Query(mode) => report::figures(mode.run().await),
-                Command::Idle(mode) => report::figures(mode.run().await),
-                Command::Soak(mode) => report::figures(mode.run().await),
-                Command::Compare(mode) => report::figures(mode.run().await),
-                Command::Fsync(mode) => report::figures(mode.run()),
-                Command::Verify(mode) => report::figures(mode.run()),
-            }
-        })?;
+    // With several in one build TLS has to be told which cryptography to take.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+    runtime.block_on(run(command, json))
+}
+
+async fn run(command: Command, json: bool) -> Result<ExitCode> {
+    let figures = match command {
+        Command::Corpus(mode) => report::figures(mode.run()),
+        Command::Ingest(mode) => report::figures(mode.run().await),
+        Command::Duplicates(mode) => report::figures(mode.run().await),
+        Command::Fanout(mode) => report::figures(mode.run().await),
+        Command::Query(mode) => report::figures(mode.run().await),
+        Command::Idle(mode) => report::figures(mode.run().await),
+        Command::Soak(mode) => report::figures(mode.run().await),
+        Command::Compare(mode) => report::figures(mode.run().await),
+        // Facts are no figures: who reads them wants to see what failed, and scripts whether anything did.
+        Command::Conform(mode) => return mode.run_and_tell(json).await,
+        Command::ConformPeers(mode) => report::figures(mode.run().await),
+        Command::Fsync(mode) => report::figures(mode.run()),
+        Command::Verify(mode) => report::figures(mode.run()),
+    }?;
     if json {
         println!("{figures}")
     } else {
         report::print(&figures)
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

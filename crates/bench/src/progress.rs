@@ -7,6 +7,11 @@ pub fn events(count: usize) -> ProgressBar {
     bar(count as u64, "{bar:30} {human_pos}/{human_len} events {elapsed}, {eta} left")
 }
 
+/// Over so many cases.
+pub fn cases(count: usize) -> ProgressBar {
+    bar(count as u64, "{bar:30} {pos}/{len} cases {elapsed} {msg}")
+}
+
 /// Over so many seconds.
 pub fn seconds(count: u64, what: &str) -> ProgressBar {
     bar(count, "{bar:30} {pos}/{len} s {msg}").with_message(what.to_owned())

@@ -9,8 +9,14 @@ use anyhow::{Context, Result};
 
 use crate::compare::{Compared, Measured, Pass};
 
-const BEGIN: &str = "<!-- figures -->";
-const END: &str = "<!-- end of figures -->";
+/// Between these the table of the comparison stands.
+pub const FIGURES: Marks = Marks { begin: "<!-- figures -->", end: "<!-- end of figures -->" };
+
+/// Two lines of a file, and what stands between them is ours to write.
+pub struct Marks {
+    pub begin: &'static str,
+    pub end: &'static str,
+}
 
 #[derive(Clone, Copy, PartialEq)]
 enum Better {
@@ -28,13 +34,13 @@ struct Row {
 type Figure = Box<dyn Fn(&Pass) -> Option<f64>>;
 
 /// Replaces what stands between the marks in `file`.
-pub fn put(compared: &Compared, file: &Path) -> Result<()> {
+pub fn put(markdown: &str, marks: &Marks, file: &Path) -> Result<()> {
+    let Marks { begin, end } = marks;
     let name = file.display();
     let text = fs::read_to_string(file).with_context(|| format!("reading {name}"))?;
-    let (head, rest) = text.split_once(BEGIN).with_context(|| format!("{name} has no {BEGIN}"))?;
-    let (_, tail) = rest.split_once(END).with_context(|| format!("{name} has no {END}"))?;
-    let figures = markdown(compared);
-    fs::write(file, format!("{head}{BEGIN}\n{figures}{END}{tail}"))
+    let (head, rest) = text.split_once(begin).with_context(|| format!("{name} has no {begin}"))?;
+    let (_, tail) = rest.split_once(end).with_context(|| format!("{name} has no {end}"))?;
+    fs::write(file, format!("{head}{begin}\n{markdown}{end}{tail}"))
         .with_context(|| format!("writing {name}"))
 }
 
@@ -71,7 +77,8 @@ pub fn markdown(compared: &Compared) -> String {
     out
 }
 
-fn line(out: &mut String, name: &str, cells: impl Iterator<Item = String>) {
+/// One row.
+pub fn line(out: &mut String, name: &str, cells: impl Iterator<Item = String>) {
     let cells: Vec<String> = cells.collect();
     let _ = writeln!(out, "| {name} | {} |", cells.join(" | "));
 }

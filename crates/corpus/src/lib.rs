@@ -40,11 +40,14 @@ impl Author {
     pub fn new(seed: u64, number: usize) -> Author {
         let digest = Sha256::new_with_prefix("corpus").chain_update(seed.to_le_bytes());
         let secret = digest.chain_update((number as u64).to_le_bytes()).finalize();
-        let secret =
-            SecretKey::from_secret_bytes(secret.into()).expect("a hash is below the order");
-        let key = Keypair::from_secret_key(&secret);
+        Author::of_secret(secret.into()).expect("a hash is below the order")
+    }
+
+    /// Whose secret key this is. `None`: it is nobody's.
+    pub fn of_secret(secret: [u8; 32]) -> Option<Author> {
+        let key = Keypair::from_secret_key(&SecretKey::from_secret_bytes(secret).ok()?);
         let pubkey = PublicKey(key.x_only_public_key().0.to_byte_array());
-        Author { key, pubkey }
+        Some(Author { key, pubkey })
     }
 
     /// What others know the author by.
