@@ -258,13 +258,13 @@ pub enum Completeness {
     More,
 }
 
-/// `["EOSE", id, hint]`
+/// `["EOSE", id, [hint]]`
 pub fn eose(id: &SubscriptionId, hint: Completeness) -> String {
     let hint = match hint {
         Completeness::Finish => "finish",
         Completeness::More => "more",
     };
-    format!("[\"EOSE\",{},\"{hint}\"]", quoted(&id.0))
+    format!("[\"EOSE\",{},[\"{hint}\"]]", quoted(&id.0))
 }
 
 /// `["CLOSED", id, message]`
@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn ids_are_quoted_in_answers() {
         let id = SubscriptionId::new("a\"b\\".into()).unwrap();
-        assert_eq!(eose(&id, Completeness::More), r#"["EOSE","a\"b\\","more"]"#);
+        assert_eq!(eose(&id, Completeness::More), r#"["EOSE","a\"b\\",["more"]]"#);
         assert_eq!(event(&id, "{}"), r#"["EVENT","a\"b\\",{}]"#);
     }
 

@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 
 use event::{
-    Address, EventId, PublicKey, Timestamp,
-    rules::{Held, Holdings},
+    Address, EventId, Packed, PublicKey, Timestamp,
+    rules::{Held, Holdings, is_for},
 };
 
 use crate::state::State;
@@ -22,6 +22,12 @@ impl Holdings for State {
 
     fn is_deleted(&self, id: &EventId, author: &PublicKey) -> Result<bool, Infallible> {
         Ok(self.events.is_deleted(id, author))
+    }
+
+    fn receives(&self, id: &EventId, who: &PublicKey) -> Result<bool, Infallible> {
+        let packed = self.events.find(id).and_then(|seq| self.events.packed(seq));
+        let event = packed.as_deref().and_then(|packed| Packed::trusted(packed).ok());
+        Ok(event.is_some_and(|event| is_for(&event, who)))
     }
 
     fn deleted_until(&self, address: &Address) -> Result<Option<Timestamp>, Infallible> {

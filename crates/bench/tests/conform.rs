@@ -2,30 +2,21 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
-use aquifer::{Listeners, config::Settings, identity::Identity};
+use aquifer::{Listeners, Signals, config::Settings, identity::Identity};
 use layer2::Layer2;
 use serde_json::Value;
 use tokio::{process::Command, time::timeout};
-use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What our relay does not do yet. A case that passes has to go from here.
-const OWED: [&str; 3] = [
-    "nip09/a_receiver_deletes_a_gift_wrap",
-    "nip11/max_content_length_is_kept",
-    "nip67/hints_are_a_list",
-];
-
-/// The same where a shared store has NIP-62 offered: none but a canister knows its relays' own URLs.
-const OWED_WITH_A_SHARED_STORE: [&str; 2] =
-    ["nip62/a_request_to_this_relay_removes_everything", "nip62/one_of_several_relays_is_enough"];
+const OWED: [&str; 0] = [];
 
 /// The names of the cases that fail, with what they say.
 async fn failed(url: &str) -> Vec<(String, String)> {
     // Patience for a machine that runs other tests meanwhile.
     let trying = Command::new(env!("CARGO_BIN_EXE_aquifer-bench"))
-        .args(["conform", url, "--patience", "10", "--json"])
+        .args(["conform", url, "--patience", "10", "--jobs", "16", "--json"])
         .kill_on_drop(true)
         .output();
     let output = timeout(PATIENCE, trying).await.expect("a run ends").unwrap();
@@ -37,7 +28,7 @@ async fn failed(url: &str) -> Vec<(String, String)> {
     failed.iter().map(|told| (text(&told["case"]), text(&told["why"]))).collect()
 }
 
-async fn the_relay_conforms(shares: bool, owed: BTreeSet<&str>) {
+async fn the_relay_conforms(shares: bool) {
     let folder = tempfile::tempdir().unwrap();
     let mut config = Settings::default().resolve().unwrap();
     config.data = folder.path().join("relay");
@@ -51,24 +42,23 @@ async fn the_relay_conforms(shares: bool, owed: BTreeSet<&str>) {
     let layer2: Option<Arc<dyn Layer2>> = config.layer2.as_ref().map(open);
     let listeners = Listeners::bind(SocketAddr::from(([127, 0, 0, 1], 0)), None).unwrap();
     let url = format!("ws://{}", listeners.clients.local_addr().unwrap());
-    let stop = CancellationToken::new();
-    let running = tokio::spawn(aquifer::run(config, identity, layer2, listeners, stop.clone()));
+    let signals = Signals::default();
+    let running = tokio::spawn(aquifer::run(config, identity, layer2, listeners, signals.clone()));
 
     let failed = failed(&url).await;
     let names: BTreeSet<&str> = failed.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, owed, "{failed:#?}");
+    assert_eq!(names, OWED.into(), "{failed:#?}");
 
-    stop.cancel();
+    signals.stop.cancel();
     timeout(PATIENCE, running).await.expect("a stop ends").unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_relay_conforms_alone() {
-    the_relay_conforms(false, OWED.into()).await;
+    the_relay_conforms(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_relay_conforms_with_a_shared_store() {
-    let owed = OWED.into_iter().chain(OWED_WITH_A_SHARED_STORE);
-    the_relay_conforms(true, owed.collect()).await;
+    the_relay_conforms(true).await;
 }

@@ -31,8 +31,10 @@ pub trait Holdings {
     fn by_id(&self, id: &EventId) -> Result<Option<Held>, Self::Error>;
     /// The version held of this replaceable or addressable event.
     fn by_address(&self, address: &Address) -> Result<Option<Held>, Self::Error>;
-    /// Whether `author` asked for the deletion of the event `id`.
+    /// Whether `author` asked for the deletion of the event `id`; or, of a gift wrap, its receiver.
     fn is_deleted(&self, id: &EventId, author: &PublicKey) -> Result<bool, Self::Error>;
+    /// Whether the gift wrap `id`, which is held, is for `who`: see [`is_for`].
+    fn receives(&self, id: &EventId, who: &PublicKey) -> Result<bool, Self::Error>;
     /// Up to which date the author deleted all versions at this address.
     fn deleted_until(&self, address: &Address) -> Result<Option<Timestamp>, Self::Error>;
     /// Up to which date `who` has vanished.
@@ -57,7 +59,7 @@ pub enum Verdict {
     Duplicate,
     /// A newer version of it is held, or an equally old one with a lower id.
     Superseded,
-    /// Its author asked for its deletion, or vanished.
+    /// Its author asked for its deletion, or vanished; of a gift wrap also its receiver.
     Deleted,
     /// Its expiration tag lies in the past.
     Expired,
@@ -159,14 +161,28 @@ fn is_kept_out<H: Holdings>(holdings: &H, event: &Event) -> Result<bool, H::Erro
     if out || has_vanished(holdings, &event.pubkey, event.created_at)? {
         return Ok(true);
     }
-    if event.kind == Kind::GIFT_WRAP {
-        for receiver in event.values_of("p").filter_map(|value| value.parse().ok()) {
-            if has_vanished(holdings, &receiver, event.created_at)? {
-                return Ok(true);
-            }
+    for receiver in receivers(event) {
+        if has_vanished(holdings, &receiver, event.created_at)?
+            || holdings.is_deleted(&event.id, &receiver)?
+        {
+            return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whom a gift wrap is for (NIP-59); of other events nobody.
+pub fn receivers(event: &Event) -> impl Iterator<Item = PublicKey> {
+    let named = event.values_of("p").filter_map(|value| value.parse().ok());
+    named.filter(|_| event.kind == Kind::GIFT_WRAP)
+}
+
+/// Whether this is a gift wrap for `who`.
+pub fn is_for(event: &Packed<'_>, who: &PublicKey) -> bool {
+    event.kind() == Kind::GIFT_WRAP
+        && event.tags().any(|mut tag| {
+            tag.next() == Some(Value::Text("p")) && tag.next() == Some(Value::Hex(&who.0))
+        })
 }
 
 fn has_vanished<H: Holdings>(
@@ -197,12 +213,7 @@ impl Vanish {
         if event.created_at() > self.until || event.kind() == Kind::VANISH {
             return false;
         }
-        let is_for_them = || {
-            event.tags().any(|mut tag| {
-                tag.next() == Some(Value::Text("p")) && tag.next() == Some(Value::Hex(&self.who.0))
-            })
-        };
-        event.pubkey() == self.who || event.kind() == Kind::GIFT_WRAP && is_for_them()
+        event.pubkey() == self.who || is_for(event, &self.who)
     }
 }
 
@@ -227,8 +238,15 @@ fn apply_deletion<H: Holdings>(
 ) -> Result<(), H::Error> {
     for id in deletion.deleted_ids() {
         match holdings.by_id(&id)? {
-            // An id has one author for ever, so a stranger's request needs no tombstone.
-            Some(held) if held.pubkey != deletion.pubkey => continue,
+            Some(held) if held.pubkey != deletion.pubkey => {
+                // Of a gift wrap the receiver asks, whose author's key is gone (NIP-09). An id has one
+                // author for ever, so a stranger's request needs no tombstone.
+                let is_wrap = held.kind == Kind::GIFT_WRAP;
+                if !is_wrap || !holdings.receives(&id, &deletion.pubkey)? {
+                    continue;
+                }
+                effects.remove.push((id, Removal::Deleted));
+            }
             Some(held) if matches!(held.kind, Kind::DELETION | Kind::VANISH) => continue,
             Some(_) => effects.remove.push((id, Removal::Deleted)),
             None => {}

@@ -167,23 +167,29 @@ fn takes_out(request: &Event, event: &Event) -> bool {
 }
 
 fn deletes(deletion: &Event, target: &Event) -> bool {
-    if matches!(target.kind.0, 5 | 62) || deletion.pubkey != target.pubkey {
+    if matches!(target.kind.0, 5 | 62) {
         return false;
     }
+    let is_author = deletion.pubkey == target.pubkey;
+    let is_receiver = target.kind.0 == 1059 && has(target, "p", &deletion.pubkey.to_string());
     deletion.tags.iter().any(|tag| match tag.name() {
-        Some("e") => tag.value() == Some(&target.id.to_string()),
+        Some("e") => (is_author || is_receiver) && tag.value() == Some(&target.id.to_string()),
         Some("a") => {
             let named = tag.value().and_then(Address::parse);
-            named.is_some() && named == target.address() && target.created_at <= deletion.created_at
+            is_author
+                && named.is_some()
+                && named == target.address()
+                && target.created_at <= deletion.created_at
         }
         _ => false,
     })
 }
 
+fn has(event: &Event, name: &str, value: &str) -> bool {
+    event.tags.iter().any(|tag| tag.name() == Some(name) && tag.value() == Some(value))
+}
+
 fn vanishes(request: &Event, target: &Event) -> bool {
-    let has = |event: &Event, name: &str, value: &str| {
-        event.tags.iter().any(|tag| tag.name() == Some(name) && tag.value() == Some(value))
-    };
     has(request, "relay", "ALL_RELAYS")
         && target.kind.0 != 62
         && target.created_at <= request.created_at

@@ -382,6 +382,11 @@ impl Holdings for Ruled {
         Ok(self.effects.iter().any(|(by, effects, _)| by == author && named(effects)))
     }
 
+    fn receives(&self, id: &EventId, who: &event::PublicKey) -> Result<bool, Self::Error> {
+        let wrap = self.live.iter().find(|event| event.id == *id);
+        Ok(wrap.is_some_and(|wrap| event::rules::receivers(wrap).any(|receiver| receiver == *who)))
+    }
+
     fn deleted_until(&self, address: &event::Address) -> Result<Option<Timestamp>, Self::Error> {
         let naming = self.effects.iter().filter(|(_, e, _)| e.address_tombstones.contains(address));
         Ok(naming.map(|(_, _, at)| *at).max())

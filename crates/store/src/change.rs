@@ -4,7 +4,7 @@
 
 use event::{
     Address, Event, EventId, Packed, PackedError, PublicKey, Timestamp, Verified,
-    rules::{Effects, Held, Holdings, Removal, Vanish, Verdict, judge},
+    rules::{Effects, Held, Holdings, Removal, Vanish, Verdict, is_for, judge},
 };
 use heed::{PutFlags, RwTxn};
 use index::{CREATED_AT_MAX, Found, Reader, Scan, Seq, Take, address_digest, keys_of, tombstone};
@@ -490,6 +490,13 @@ impl Holdings for Change<'_> {
 
     fn is_deleted(&self, id: &EventId, author: &PublicKey) -> Result<bool> {
         Ok(self.databases.tombstones.get(&self.txn, &tombstone(id, author))?.is_some())
+    }
+
+    fn receives(&self, id: &EventId, who: &PublicKey) -> Result<bool> {
+        let Some(seq) = self.seq_of(id)? else { return Ok(false) };
+        let bytes = self.databases.bytes_at(&self.txn, seq)?;
+        let event = bytes.map(Packed::trusted).transpose().map_err(damaged)?;
+        Ok(event.is_some_and(|event| is_for(&event, who)))
     }
 
     fn deleted_until(&self, address: &Address) -> Result<Option<Timestamp>> {

@@ -464,6 +464,10 @@ impl Holdings for Past<'_> {
         Ok(databases.tombstones.get(txn, &tombstone(id, author))?.is_some())
     }
 
+    fn receives(&self, _: &EventId, _: &PublicKey) -> Result<bool> {
+        Ok(false)
+    }
+
     fn deleted_until(&self, address: &Address) -> Result<Option<Timestamp>> {
         let Snapshot { databases, txn, .. } = self.0;
         let date = databases.address_tombstones.get(txn, &address_digest(address))?;

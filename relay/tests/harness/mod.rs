@@ -316,7 +316,7 @@ impl Client {
         self.req("hint", filters).await;
         let frame = self.frame_of("EOSE").await;
         self.send(json!(["CLOSE", "hint"])).await;
-        frame[2].as_str().unwrap().to_owned()
+        frame[2][0].as_str().unwrap().to_owned()
     }
 
     /// The id of the next event of a subscription.

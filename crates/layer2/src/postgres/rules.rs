@@ -9,7 +9,7 @@ use std::{
 
 use event::{
     Address, Event, EventId, Kind, PublicKey, Timestamp,
-    rules::{Effects, Held, Holdings},
+    rules::{Effects, Held, Holdings, receivers},
 };
 use index::{address_digest, tombstone};
 
@@ -32,6 +32,8 @@ pub struct Place {
 pub struct Known {
     by_id: HashMap<EventId, Place>,
     by_address: HashMap<Digest, EventId>,
+    /// Of gift wraps that are held.
+    receivers: HashMap<EventId, Vec<PublicKey>>,
     pub tombstones: HashSet<Digest>,
     pub deleted_until: HashMap<Digest, i64>,
     pub vanished_until: HashMap<PublicKey, i64>,
@@ -43,6 +45,14 @@ impl Known {
             self.by_address.insert(address, place.held.id);
         }
         self.by_id.insert(place.held.id, place);
+    }
+
+    /// Notes whom a gift wrap is for.
+    pub fn address_wrap(&mut self, wrap: &Event) {
+        let receivers: Vec<PublicKey> = receivers(wrap).collect();
+        if !receivers.is_empty() {
+            self.receivers.insert(wrap.id, receivers);
+        }
     }
 
     pub fn place_of(&self, id: &EventId) -> Option<Place> {
@@ -72,6 +82,10 @@ impl Holdings for Known {
 
     fn is_deleted(&self, id: &EventId, author: &PublicKey) -> Result<bool, Infallible> {
         Ok(self.tombstones.contains(&tombstone(id, author)))
+    }
+
+    fn receives(&self, id: &EventId, who: &PublicKey) -> Result<bool, Infallible> {
+        Ok(self.receivers.get(id).is_some_and(|receivers| receivers.contains(who)))
     }
 
     fn deleted_until(&self, address: &Address) -> Result<Option<Timestamp>, Infallible> {
@@ -108,9 +122,9 @@ impl Questions {
         self.tombstones.extend([&event.pubkey, &NOBODY].map(|by| tombstone(&event.id, by)));
         self.addresses.extend(event.address().as_ref().map(address_digest));
         self.people.push(event.pubkey);
-        if event.kind == Kind::GIFT_WRAP {
-            self.people
-                .extend(values_of(event, "p").filter_map(|value| value.parse::<PublicKey>().ok()));
+        for receiver in receivers(event) {
+            self.people.push(receiver);
+            self.tombstones.push(tombstone(&event.id, &receiver));
         }
         if event.kind == Kind::DELETION {
             self.ids

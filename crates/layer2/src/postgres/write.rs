@@ -102,6 +102,7 @@ impl Writing {
                     vanish = effects.vanish.or(vanish);
                     let seq = self.next_place();
                     known.hold(rows.add(event, seq));
+                    known.address_wrap(event);
                     SaveOutcome::Saved(seq as u64)
                 }
                 Verdict::Duplicate => match known.place_of(&event.id) {
@@ -145,12 +146,18 @@ impl Writing {
         let tombstones: Vec<&[u8]> = tombstones.iter().map(|digest| &digest[..]).collect();
         let people: Vec<&[u8]> = people.iter().map(|who| &who.0[..]).collect();
         let held = query(
-            "SELECT seq, id, pubkey, created_at, kind, address FROM events WHERE id = ANY($1)
-             UNION
-             SELECT seq, id, pubkey, created_at, kind, address FROM events WHERE address = ANY($2)",
+            "SELECT seq, id, pubkey, created_at, kind, address,
+                    CASE WHEN kind = $3 THEN packed END FROM events
+             WHERE id = ANY($1) OR address = ANY($2)",
         );
-        for row in held.bind(&ids).bind(&addresses).fetch_all(&mut *self.txn).await? {
+        let held = held.bind(&ids).bind(&addresses).bind(i32::from(Kind::GIFT_WRAP.0));
+        for row in held.fetch_all(&mut *self.txn).await? {
             known.hold(place(&row)?);
+            if let Some(packed) = row.try_get::<Option<&[u8]>, _>(6)? {
+                let wrap = Packed::trusted(packed);
+                let wrap = wrap.map_err(|_| Failure::Damaged("a packed event is none"))?;
+                known.address_wrap(&wrap.unpack());
+            }
         }
         let found = query("SELECT digest FROM tombstones WHERE digest = ANY($1)");
         for row in found.bind(&tombstones).fetch_all(&mut *self.txn).await? {
