@@ -144,6 +144,22 @@ async fn ephemeral_events_reach_subscribers_and_are_not_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_expired_event_is_refused_ephemeral_or_not() {
+    let relay = relay().await;
+    let mut alice = relay.client().await;
+    alice.req("a", &[json!({})]).await;
+    alice.events_until_eose("a").await;
+    for kind in [1, 20_001] {
+        let over = Author::new(1).sign(1_000, kind, &[&["expiration", "1001"]], "");
+        relay.client().await.publish(&over).await.expect_refused("invalid: it has expired");
+        let lasting = Author::new(1).sign(1_000, kind, &[&["expiration", "4102444800"]], "");
+        relay.client().await.publish(&lasting).await.expect_ok();
+        assert_eq!(alice.event("a").await, lasting.id.to_string());
+    }
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn replaced_and_deleted_events_are_answered_as_nip_01_and_nip_09_say() {
     let relay = relay().await;
     let mut alice = relay.client().await;
