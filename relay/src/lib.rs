@@ -8,6 +8,7 @@
 //! [`run`] gets its socket and its stop signal from outside, so a test can be the operator.
 
 mod auth;
+mod backlog;
 mod backoff;
 mod bits;
 pub mod client;
