@@ -96,16 +96,27 @@ impl Streamer {
     async fn stream(self: Arc<Self>) -> Result<std::convert::Infallible, End> {
         let mut owed = Owed::default();
         let (horizon, hint) = self.send_stored(&mut owed).await?;
-        self.send(Frame::Text(wire::eose(&self.id, hint))).await?;
+        let eose = Frame::Text(wire::eose(&self.id, hint));
+        let place = self.frames.reserve().await.map_err(|_| End::Gone)?;
+        // EOSE comes with the place in the live stage: who has heard it, and then publishes something that
+        // is passed on and not stored, is to hear that too.
+        let mut joined = self.join(horizon, || place.send(eose.clone()));
+        if joined.is_err() {
+            self.send(eose).await?;
+        }
         let mut delivered = horizon;
         loop {
-            match self.delta.join((&self.id, &self.sight), &self.filters, delivered, &self.frames) {
-                Ok(following) => delivered = self.follow(following, horizon, &mut owed).await?,
-                Err(position) => {
-                    delivered = self.send_between(delivered, position, &mut owed).await?;
-                }
-            }
+            delivered = match joined {
+                Ok(following) => self.follow(following, horizon, &mut owed).await?,
+                Err(position) => self.send_between(delivered, position, &mut owed).await?,
+            };
+            joined = self.join(delivered, || ());
         }
+    }
+
+    fn join(&self, delivered: Seq, joined: impl FnOnce()) -> Result<Following, Seq> {
+        let who = (&self.id, &self.sight);
+        self.delta.join(who, &self.filters, delivered, &self.frames, joined)
     }
 
     /// Waits until the session falls behind the live stage, and sends what the answer still owes.

@@ -144,6 +144,20 @@ async fn ephemeral_events_reach_subscribers_and_are_not_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_ephemeral_event_right_after_eose_is_not_missed() {
+    let relay = relay().await;
+    let (mut alice, mut bob) = (relay.client().await, relay.client().await);
+    for at in 0..100 {
+        alice.req("a", &[json!({"kinds": [20_001]})]).await;
+        alice.events_until_eose("a").await;
+        let typing = Author::new(1).sign(1_000 + at, 20_001, &[], "typing");
+        bob.publish(&typing).await.expect_ok();
+        assert_eq!(alice.event("a").await, typing.id.to_string());
+    }
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_expired_event_is_refused_ephemeral_or_not() {
     let relay = relay().await;
     let mut alice = relay.client().await;
