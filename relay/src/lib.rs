@@ -45,7 +45,9 @@ mod under_way;
 mod verdict;
 mod verifier;
 mod websocket;
-mod wire;
+/// Public for the fuzz targets alone, which lie outside the workspace.
+#[doc(hidden)]
+pub mod wire;
 
 use std::{
     net::SocketAddr,

@@ -37,7 +37,7 @@ impl fmt::Display for SubscriptionId {
 }
 
 /// A frame from a client.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum ClientMessage<'a> {
     /// The event as the client wrote it: read later, off the session's own task.
     Event(&'a str),
