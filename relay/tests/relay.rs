@@ -1,5 +1,6 @@
 //! The relay over a real websocket, in-process, with an L2 that can fail at the worst moment.
 
+mod differential;
 mod harness;
 mod outbox;
 mod protocol;
