@@ -24,6 +24,7 @@ mod feed;
 mod figures;
 mod forgeries;
 mod golden;
+mod hostile;
 mod layer2;
 mod lies;
 mod load;
