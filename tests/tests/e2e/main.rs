@@ -13,6 +13,7 @@
 mod backup;
 mod cache;
 mod canister;
+mod clients;
 mod convergence;
 mod db;
 mod deploy;
