@@ -79,13 +79,15 @@ impl Delta {
     }
 
     /// Adds a subscription whose events before `from` have been delivered. Refused with where the
-    /// live stage is, if that is further on: the subscriber has to read L1 up to there first.
+    /// live stage is, if that is further on: the subscriber has to read L1 up to there first. `joined`
+    /// runs before the first live event can come.
     pub fn join(
         &self,
         who: (&SubscriptionId, &Sight),
         filters: &[Filter],
         from: Seq,
         frames: &mpsc::Sender<Frame>,
+        joined: impl FnOnce(),
     ) -> Result<Following, Seq> {
         let mut table = self.lock();
         if from < table.position {
@@ -95,6 +97,7 @@ impl Delta {
         let (id, sight) = (who.0.clone(), who.1.clone());
         let subscriber = Subscriber { id, sight, from, frames: frames.clone(), behind: sender };
         let slot = table.subscriptions.insert(filters.to_vec(), subscriber);
+        joined();
         Ok(Following { delta: self.clone(), slot, behind })
     }
 

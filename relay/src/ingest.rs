@@ -164,6 +164,10 @@ impl Ingest {
 
     async fn keep(&self, event: Verified) -> Result<Accepted, Rejection> {
         if event.kind.class() == Class::Ephemeral {
+            // The store does not see it, and would have said so.
+            if event.expiration().is_some_and(|date| date <= clock::now()) {
+                return Err(Rejection::Expired);
+            }
             self.delta.pass_on(&event);
             return Ok(Accepted::PassedOn);
         }

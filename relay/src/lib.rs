@@ -11,6 +11,7 @@ mod accept;
 mod access;
 pub mod admin;
 mod auth;
+mod backlog;
 mod backoff;
 mod bits;
 pub mod client;
@@ -54,7 +55,9 @@ mod verdict;
 mod verifier;
 mod visitor;
 mod websocket;
-mod wire;
+/// Public for the fuzz targets alone, which lie outside the workspace.
+#[doc(hidden)]
+pub mod wire;
 
 use std::{
     net::SocketAddr,

@@ -21,6 +21,7 @@ use tracing::{debug, error};
 use crate::{
     Relay,
     auth::Challenge,
+    backlog::Backlog,
     clock,
     config::terms::Limits,
     count::Question,
@@ -66,12 +67,14 @@ pub async fn serve(socket: WebSocket, guest: Guest, stop: CancellationToken) {
     let _connected = Counted::one_of(&relay.metrics.connections);
     let (sink, stream) = socket.split();
     let (frames, queue) = mpsc::channel(SESSION_QUEUE_FRAMES_MAX);
-    let mut writing = tokio::spawn(write(sink, queue));
+    let backlog = Backlog::new();
+    let mut writing = tokio::spawn(write(sink, queue, backlog.clone()));
     let (challenge, sight) = (Challenge::new(), Sight::new(relay.moderator.in_force()));
     let session = Session {
         visitor,
         relay,
         frames,
+        backlog,
         challenge: Arc::new(challenge),
         sight,
         counts: Arc::new(Semaphore::new(SESSION_COUNTS_MAX)),
@@ -93,15 +96,22 @@ pub async fn serve(socket: WebSocket, guest: Guest, stop: CancellationToken) {
 }
 
 /// Sends what is queued, and flushes whenever the queue is empty.
-async fn write(mut sink: SplitSink<WebSocket, Message>, mut queue: mpsc::Receiver<Frame>) {
+async fn write(
+    mut sink: SplitSink<WebSocket, Message>,
+    mut queue: mpsc::Receiver<Frame>,
+    backlog: Backlog,
+) {
     while let Some(frame) = queue.recv().await {
-        if sink.feed(frame.into()).await.is_err() {
-            return;
-        }
-        while let Ok(frame) = queue.try_recv() {
+        let mut next = Some(frame);
+        while let Some(frame) = next {
+            let stored_bytes = frame.stored_bytes();
             if sink.feed(frame.into()).await.is_err() {
                 return;
             }
+            if let Some(bytes) = stored_bytes {
+                backlog.sent(bytes);
+            }
+            next = queue.try_recv().ok();
         }
         if sink.flush().await.is_err() {
             return;
@@ -114,6 +124,7 @@ struct Session {
     visitor: Visitor,
     relay: Arc<Relay>,
     frames: mpsc::Sender<Frame>,
+    backlog: Backlog,
     challenge: Arc<Challenge>,
     sight: Sight,
     counts: Arc<Semaphore>,
@@ -364,6 +375,7 @@ impl Session {
             reads: self.relay.reads.clone(),
             delta: self.relay.delta.clone(),
             frames: self.frames.clone(),
+            backlog: self.backlog.clone(),
             revival: self.relay.revival.clone(),
             inquiry: self.relay.inquiry.clone(),
             metrics: self.relay.metrics.clone(),

@@ -15,10 +15,14 @@ use std::{collections::HashSet, ops::ControlFlow, pin::pin, sync::Arc};
 use event::{EventId, Filter, Packed, Verified};
 use index::{Cursor, Found, Matcher, Reader, Scan, Take};
 use store::{ReadError, Seq, Store};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::Instant,
+};
 use tracing::{error, info};
 
 use crate::{
+    backlog::Backlog,
     delta::{Delta, Following},
     inquiry::{Inquiry, Settled},
     metrics::Metrics,
@@ -44,6 +48,7 @@ pub struct Streamer {
     pub reads: Reads,
     pub delta: Delta,
     pub frames: mpsc::Sender<Frame>,
+    pub backlog: Backlog,
     pub revival: Arc<Revival>,
     /// Who asks L2, if there is one.
     pub inquiry: Option<Arc<Inquiry>>,
@@ -91,16 +96,27 @@ impl Streamer {
     async fn stream(self: Arc<Self>) -> Result<std::convert::Infallible, End> {
         let mut owed = Owed::default();
         let (horizon, hint) = self.send_stored(&mut owed).await?;
-        self.send(wire::eose(&self.id, hint)).await?;
+        let eose = Frame::Text(wire::eose(&self.id, hint));
+        let place = self.frames.reserve().await.map_err(|_| End::Gone)?;
+        // EOSE comes with the place in the live stage: who has heard it, and then publishes something that
+        // is passed on and not stored, is to hear that too.
+        let mut joined = self.join(horizon, || place.send(eose.clone()));
+        if joined.is_err() {
+            self.send(eose).await?;
+        }
         let mut delivered = horizon;
         loop {
-            match self.delta.join((&self.id, &self.sight), &self.filters, delivered, &self.frames) {
-                Ok(following) => delivered = self.follow(following, horizon, &mut owed).await?,
-                Err(position) => {
-                    delivered = self.send_between(delivered, position, &mut owed).await?;
-                }
-            }
+            delivered = match joined {
+                Ok(following) => self.follow(following, horizon, &mut owed).await?,
+                Err(position) => self.send_between(delivered, position, &mut owed).await?,
+            };
+            joined = self.join(delivered, || ());
         }
+    }
+
+    fn join(&self, delivered: Seq, joined: impl FnOnce()) -> Result<Following, Seq> {
+        let who = (&self.id, &self.sight);
+        self.delta.join(who, &self.filters, delivered, &self.frames, joined)
     }
 
     /// Waits until the session falls behind the live stage, and sends what the answer still owes.
@@ -201,7 +217,7 @@ impl Streamer {
             let scan = self.scan();
             let page = match horizon.0.checked_sub(1) {
                 Some(newest) => self.read_page(scan.up_to(Seq(newest)), Turn::First, None).await?,
-                None => Read { page: Vec::new(), is_done: true, scan },
+                None => Read { page: Vec::new(), is_done: true, scan, place: None },
             };
             let is_sound = owed.is_unsettled || given_up == self.reads.given_up()?;
             if is_sound || self.inquiry.is_none() || tries == FIRST_PAGES_MAX {
@@ -220,17 +236,20 @@ impl Streamer {
     ) -> Result<Scan, End> {
         let mut read = first;
         loop {
-            self.send_events(read.page, owed).await?;
-            if read.is_done {
-                return Ok(read.scan);
+            let Read { page, is_done, scan, place } = read;
+            self.send_events(page, owed).await?;
+            if is_done {
+                return Ok(scan);
             }
-            read = self.read_page(read.scan, Turn::Further, late).await?;
+            // Or those who all wait for their next page would wait for each other.
+            drop(place);
+            read = self.read_page(scan, Turn::Further, late).await?;
         }
     }
 
     /// The next page of a scan; if `late` is given, only what was read through from there on.
     async fn read_page(&self, mut scan: Scan, turn: Turn, late: Option<Seq>) -> Result<Read, End> {
-        let metrics = self.metrics.clone();
+        let (place, metrics) = (self.backlog.page().await, self.metrics.clone());
         let read = self.reads.read(turn, move |store, deadline| {
             let mut page = Page::new(deadline);
             let started = Instant::now();
@@ -239,7 +258,7 @@ impl Streamer {
             if let Some(horizon) = late {
                 page.keep_quiet_from(horizon, store)?;
             }
-            Ok(Read { page: page.events, is_done, scan })
+            Ok(Read { page: page.events, is_done, scan, place: Some(place) })
         });
         Ok(read.await.ok_or(End::Gone)??)
     }
@@ -252,7 +271,7 @@ impl Streamer {
         to: Seq,
         owed: &mut Owed,
     ) -> Result<Seq, End> {
-        let this = self.clone();
+        let (_place, this) = (self.backlog.page().await, self.clone());
         let read = self.reads.read(Turn::First, move |store, mut deadline| {
             let matchers: Vec<Matcher> = this.filters.iter().map(Matcher::new).collect();
             let mut page = Page::new(deadline);
@@ -287,7 +306,7 @@ impl Streamer {
                 continue;
             }
             match item {
-                Item::Whole(_, _, json) => self.send(wire::event(&self.id, &json)).await?,
+                Item::Whole(_, _, json) => self.send_event(&json).await?,
                 Item::Stub(_, id) => match revived.remove(&id) {
                     Some(event) => self.send_whole([&event]).await?,
                     None => owed.ids.push(id),
@@ -309,14 +328,20 @@ impl Streamer {
 
     async fn send_whole(&self, events: impl IntoIterator<Item = &Verified>) -> Result<(), End> {
         for event in events {
-            self.send(wire::event(&self.id, &event.to_json())).await?;
+            self.send_event(&event.to_json()).await?;
         }
         Ok(())
     }
 
     /// Waits while the client is slow: stored events are never dropped.
-    async fn send(&self, frame: String) -> Result<(), End> {
-        self.frames.send(Frame::Text(frame)).await.map_err(|_| End::Gone)
+    async fn send_event(&self, json: &str) -> Result<(), End> {
+        let frame = wire::event(&self.id, json);
+        self.backlog.queue(frame.len()).await;
+        self.send(Frame::Stored(frame)).await
+    }
+
+    async fn send(&self, frame: Frame) -> Result<(), End> {
+        self.frames.send(frame).await.map_err(|_| End::Gone)
     }
 }
 
@@ -342,6 +367,8 @@ struct Read {
     page: Vec<Item>,
     is_done: bool,
     scan: Scan,
+    /// In the backlog, until the page is queued.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 /// A page of events as JSON.

@@ -37,7 +37,7 @@ impl fmt::Display for SubscriptionId {
 }
 
 /// A frame from a client.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum ClientMessage<'a> {
     /// The event as the client wrote it: read later, off the session's own task.
     Event(&'a str),
@@ -172,6 +172,8 @@ fn read_hex(message: &RawValue) -> Result<Vec<u8>, String> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     Text(String),
+    /// A stored event: its bytes count, until they have gone out.
+    Stored(String),
     /// A live event: its JSON is that of all who get it, and is put into a frame only when it is sent.
     Live(SubscriptionId, Arc<str>),
     Ping,
@@ -179,10 +181,20 @@ pub enum Frame {
     Bye(u16, &'static str),
 }
 
+impl Frame {
+    /// What a stored event takes in the queue.
+    pub fn stored_bytes(&self) -> Option<usize> {
+        match self {
+            Frame::Stored(text) => Some(text.len()),
+            _ => None,
+        }
+    }
+}
+
 impl From<Frame> for Message {
     fn from(frame: Frame) -> Message {
         match frame {
-            Frame::Text(text) => Message::text(text),
+            Frame::Text(text) | Frame::Stored(text) => Message::text(text),
             Frame::Live(id, json) => Message::text(event(&id, &json)),
             Frame::Ping => Message::Ping(Bytes::new()),
             Frame::Bye(code, reason) => {

@@ -1,5 +1,6 @@
 //! The relay over a real websocket, in-process, with an L2 that can fail at the worst moment.
 
+mod differential;
 mod harness;
 mod outbox;
 mod policy;
@@ -141,6 +142,36 @@ async fn ephemeral_events_reach_subscribers_and_are_not_kept() {
     assert_eq!(alice.event("a").await, typing.id.to_string());
     alice.req("b", &[json!({"kinds": [20_001]})]).await;
     assert_eq!(alice.events_until_eose("b").await, Vec::<String>::new());
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ephemeral_event_right_after_eose_is_not_missed() {
+    let relay = relay().await;
+    let (mut alice, mut bob) = (relay.client().await, relay.client().await);
+    for at in 0..100 {
+        alice.req("a", &[json!({"kinds": [20_001]})]).await;
+        alice.events_until_eose("a").await;
+        let typing = Author::new(1).sign(1_000 + at, 20_001, &[], "typing");
+        bob.publish(&typing).await.expect_ok();
+        assert_eq!(alice.event("a").await, typing.id.to_string());
+    }
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_event_is_refused_ephemeral_or_not() {
+    let relay = relay().await;
+    let mut alice = relay.client().await;
+    alice.req("a", &[json!({})]).await;
+    alice.events_until_eose("a").await;
+    for kind in [1, 20_001] {
+        let over = Author::new(1).sign(1_000, kind, &[&["expiration", "1001"]], "");
+        relay.client().await.publish(&over).await.expect_refused("invalid: it has expired");
+        let lasting = Author::new(1).sign(1_000, kind, &[&["expiration", "4102444800"]], "");
+        relay.client().await.publish(&lasting).await.expect_ok();
+        assert_eq!(alice.event("a").await, lasting.id.to_string());
+    }
     relay.stop().await;
 }
 

@@ -4,6 +4,8 @@
 //! events it accepted. Random events come from a small world (three authors,
 //! a few dates, kinds and tag values), so that they replace, delete and tie with each other often.
 
+use std::collections::BTreeMap;
+
 use proptest::{collection::vec, option, prelude::*};
 use secp256k1::{Keypair, schnorr};
 
@@ -129,18 +131,26 @@ impl NaiveStore {
     /// What a relay answers to these filters: for each the newest up to its limit, then all of them
     /// together, newest first and ties by lowest id.
     pub fn query(&self, filters: &[Filter]) -> Vec<Event> {
-        let mut found: Vec<Event> = Vec::new();
-        for filter in filters {
-            let mut own: Vec<Event> =
-                self.live.iter().filter(|event| filter.matches(event)).cloned().collect();
-            sort(&mut own);
-            own.truncate(filter.limit.map_or(usize::MAX, |limit| limit as usize));
-            found.extend(own);
-        }
-        sort(&mut found);
-        found.dedup();
-        found
+        answer(&self.live, filters)
     }
+}
+
+/// What these filters leave of `events`, as [`NaiveStore::query`] says it.
+pub fn answer<'e>(
+    events: impl IntoIterator<Item = &'e Event> + Clone,
+    filters: &[Filter],
+) -> Vec<Event> {
+    let mut found: Vec<Event> = Vec::new();
+    for filter in filters {
+        let matching = events.clone().into_iter().filter(|event| filter.matches(event));
+        let mut own: Vec<Event> = matching.cloned().collect();
+        sort(&mut own);
+        own.truncate(filter.limit.map_or(usize::MAX, |limit| limit as usize));
+        found.extend(own);
+    }
+    sort(&mut found);
+    found.dedup();
+    found
 }
 
 fn sort(events: &mut [Event]) {
@@ -197,8 +207,9 @@ fn vanishes(request: &Event, target: &Event) -> bool {
             || target.kind.0 == 1059 && has(target, "p", &request.pubkey.to_string()))
 }
 
-const AUTHORS: u8 = 3;
-const KINDS: [u16; 9] = [0, 1, 7, 1_059, 10_002, 20_001, 30_023, 30_024, 65_535];
+/// Random events are by the authors numbered below this.
+pub const AUTHORS: u8 = 3;
+const KINDS: [u16; 11] = [0, 1, 4, 7, 1_059, 10_002, 20_001, 21_059, 30_023, 30_024, 65_535];
 /// When random events expire, if they do. Stores that should hold them have an earlier time.
 pub const EXPIRATIONS: std::ops::Range<u64> = 10_000..10_008;
 const VALUES: [&str; 4] = ["", "a", "blue", "no such thing"];
@@ -224,9 +235,13 @@ fn tag() -> impl Strategy<Value = Tag> {
     ]
 }
 
-/// The dates around [`EXPIRATIONS`]' end, and what is no date.
+/// The dates around [`EXPIRATIONS`]' end, one in the year 2100, and what is no date.
 fn expiration() -> impl Strategy<Value = String> {
-    prop_oneof![4 => EXPIRATIONS.prop_map(|date| date.to_string()), 1 => Just("soon".to_owned())]
+    prop_oneof![
+        4 => EXPIRATIONS.prop_map(|date| date.to_string()),
+        2 => Just("4102444800".to_owned()),
+        1 => Just("soon".to_owned()),
+    ]
 }
 
 /// A signed event of any kind but deletions and requests to vanish.
@@ -301,10 +316,15 @@ pub fn filter(events: &[Verified]) -> impl Strategy<Value = Filter> + use<> {
     ids.push(EventId([7; 32]));
     let kind = prop::sample::select(&KINDS[..]).prop_map(Kind);
     let tags = || {
-        let letter = prop::sample::select(&LETTERS[..])
-            .prop_map(|letter| TagName::new(letter).expect("a letter"));
         let value = prop::sample::select(&VALUES[..]).prop_map(str::to_owned);
-        prop::collection::btree_map(letter, vec(value, 0..3), 0..2)
+        let person = author().prop_map(|author| author.pubkey().to_string());
+        let field = prop_oneof![
+            4 => (prop::sample::select(&LETTERS[..]), vec(value, 0..3)),
+            1 => (Just("p"), vec(person, 0..3)),
+        ];
+        let field =
+            field.prop_map(|(name, values)| (TagName::new(name).expect("a letter"), values));
+        vec(field, 0..3).prop_map(BTreeMap::from_iter)
     };
     (
         option::weighted(0.2, vec(prop::sample::select(ids), 0..6)),

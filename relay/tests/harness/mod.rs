@@ -17,7 +17,7 @@ use aquifer::{
 use async_trait::async_trait;
 use candid::Principal;
 use event::{Event, EventId, Filter, Packed, Timestamp};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use layer2::{
     Change, ChangesFrom, ChangesPage, Count, DeleteOutcome, Deletion, Detail, Layer2, Layer2Error,
     QueryPage, Role, SaveOutcome, Status, What,
@@ -210,6 +210,14 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// Reads an OK.
+    pub fn read(frame: &Value) -> Reply {
+        Reply {
+            accepted: frame[2].as_bool().unwrap(),
+            message: frame[3].as_str().unwrap().to_owned(),
+        }
+    }
+
     #[track_caller]
     pub fn expect_ok(self) {
         assert!(self.accepted && self.message.is_empty(), "{self:?}");
@@ -271,11 +279,7 @@ impl Client {
     }
 
     pub async fn ok(&mut self) -> Reply {
-        let frame = self.frame_of("OK").await;
-        Reply {
-            accepted: frame[2].as_bool().unwrap(),
-            message: frame[3].as_str().unwrap().to_owned(),
-        }
+        Reply::read(&self.frame_of("OK").await)
     }
 
     pub async fn expect_no_ok(&mut self) {
@@ -399,9 +403,18 @@ impl Client {
     }
 
     pub async fn next_frame(&mut self) -> Value {
+        timeout(PATIENCE, self.coming_frame()).await.expect("a frame comes")
+    }
+
+    /// A frame that is here already.
+    pub fn frame_here(&mut self) -> Option<Value> {
+        self.coming_frame().now_or_never()
+    }
+
+    async fn coming_frame(&mut self) -> Value {
         loop {
-            let message = timeout(PATIENCE, self.socket.next()).await.expect("a frame comes");
-            if let Message::Text(text) = message.expect("the relay is there").unwrap() {
+            let message = self.socket.next().await.expect("the relay is there");
+            if let Message::Text(text) = message.unwrap() {
                 return serde_json::from_str(&text).unwrap();
             }
         }

@@ -20,8 +20,15 @@ fn now() -> u64 {
 }
 
 async fn authenticate(client: &mut Client, author: &Author, relay: &TestRelay) {
+    authenticate_as_all(client, std::slice::from_ref(author), relay).await;
+}
+
+/// With the keys of several authors; of none, too.
+pub async fn authenticate_as_all(client: &mut Client, authors: &[Author], relay: &TestRelay) {
     let challenge = client.challenge().await;
-    sign_in(client, author, relay, &challenge).await;
+    for author in authors {
+        sign_in(client, author, relay, &challenge).await;
+    }
 }
 
 async fn sign_in(client: &mut Client, author: &Author, relay: &TestRelay, challenge: &str) {

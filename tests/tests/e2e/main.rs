@@ -13,6 +13,7 @@
 mod backup;
 mod cache;
 mod canister;
+mod clients;
 mod convergence;
 mod db;
 mod deploy;
@@ -24,6 +25,7 @@ mod feed;
 mod figures;
 mod forgeries;
 mod golden;
+mod hostile;
 mod layer2;
 mod lies;
 mod load;

@@ -49,8 +49,12 @@ impl Metrics {
 /// Bytes of memory that are a relay's own. The file of its store, which it maps, is left out: the kernel
 /// keeps as much of it as it has room for.
 pub fn memory_bytes(relay: &RelayProcess) -> u64 {
-    let status = format!("/proc/{}/status", relay.process().id());
-    let status = std::fs::read_to_string(status).expect("it runs");
+    memory_of(relay.process().id())
+}
+
+/// The same of a process by its id.
+pub fn memory_of(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
     let kibibytes = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let kibibytes = kibibytes.expect("Linux says so").trim().trim_end_matches(" kB");
     kibibytes.parse::<u64>().expect("it is a number") * 1_024
