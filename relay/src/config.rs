@@ -232,6 +232,12 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     l2_timeout: Option<f64>,
 
+    /// Whether events are found by their words (NIP-50); the index lies in `search`, in the data folder
+    /// [default: on]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    search: Option<Switch>,
+
     /// What to log, as `info` or `aquifer=debug,warn` [default: info]
     #[arg(long, value_name = "FILTER")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -261,6 +267,14 @@ pub enum OkAfter {
     Layer1,
     /// And the canister has it.
     Layer2,
+}
+
+/// Whether a relay does something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    On,
+    Off,
 }
 
 /// How log lines look.
@@ -297,6 +311,8 @@ pub struct Config {
     pub guarded_kinds: Arc<[Kind]>,
     pub about: About,
     pub limits: Limits,
+    /// Whether it finds events by their words.
+    pub search: bool,
     pub log: String,
     pub log_format: LogFormat,
 }
@@ -467,6 +483,7 @@ impl Settings {
                 posting_policy: self.posting_policy,
             },
             limits,
+            search: self.search != Some(Switch::Off),
             log: self.log.unwrap_or_else(|| "info".into()),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
         })

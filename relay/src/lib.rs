@@ -20,6 +20,7 @@ mod count;
 pub mod db;
 mod delta;
 pub mod identity;
+mod indexer;
 mod ingest;
 mod inquiry;
 pub mod l2;
@@ -34,6 +35,7 @@ mod poll;
 mod reads;
 mod refusals;
 mod revive;
+mod searcher;
 mod server;
 mod session;
 mod sight;
@@ -55,13 +57,14 @@ use std::{
 use anyhow::Context;
 use event::{Filter, Kind, Timestamp};
 use layer2::Layer2;
+use search::Words;
 use store::{Options, Store, Writer};
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::{Notify, Semaphore, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     auth::RelayUrl,
@@ -71,6 +74,7 @@ use crate::{
     costs::Costs,
     delta::Delta,
     identity::Identity,
+    indexer::Indexer,
     ingest::{Ingest, Parts},
     inquiry::{Inquiry, Sources},
     local::LocalOnly,
@@ -81,6 +85,7 @@ use crate::{
     poll::{Poll, Standing},
     reads::Reads,
     revive::Revival,
+    searcher::Searcher,
     under_way::UnderWay,
 };
 
@@ -100,6 +105,8 @@ pub(crate) struct Relay {
     pub revival: Arc<Revival>,
     /// None: there is nobody to ask.
     pub inquiry: Option<Arc<Inquiry>>,
+    /// None: it does not search.
+    pub searcher: Option<Arc<Searcher>>,
     pub ingest: Ingest,
     pub metrics: Arc<Metrics>,
 }
@@ -123,6 +130,9 @@ impl Relay {
         }
         if let Ok(date) = self.store.complete_since() {
             self.metrics.complete_since_timestamp_seconds.set(date.0 as i64);
+        }
+        if let Some(searcher) = &self.searcher {
+            searcher.note(&self.metrics);
         }
         match self.store.stats() {
             Ok(stats) => self.metrics.note_store(&stats),
@@ -194,6 +204,7 @@ pub async fn run(
         under_way: UnderWay::default(),
     };
     let reads = Reads::new(store.clone());
+    let searcher = start_searching(&config, &reads, &store, &tasks, &stop);
     let (standing, known) = watch::channel(Standing::Unknown);
     let may_be_pruned = config.cache.is_some() || store.complete_since()? > Timestamp(0);
     let inquiry = layer2.clone().map(|layer2| {
@@ -238,6 +249,7 @@ pub async fn run(
         delta,
         revival,
         inquiry,
+        searcher,
         ingest,
         metrics,
     };
@@ -263,6 +275,34 @@ fn open_store(config: &Config, metrics: Arc<Metrics>) -> anyhow::Result<(Store, 
 /// Where the store is, in a relay's data folder.
 fn store_in(data: &Path) -> PathBuf {
     data.join("events")
+}
+
+/// Opens the index of words, and has it follow L1. A relay can do without.
+fn start_searching(
+    config: &Config,
+    reads: &Reads,
+    store: &Store,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Option<Arc<Searcher>> {
+    if !config.search {
+        return None;
+    }
+    let guarded = config.guarded_kinds.clone();
+    let folder = config.data.join("search");
+    match indexer::open(&folder, store, &guarded) {
+        Ok(index) => {
+            let (index, words) = (Arc::new(index), Arc::new(Words::default()));
+            let indexer = Indexer::new(store.clone(), index.clone(), words.clone(), guarded);
+            tasks.spawn(indexer.run(stop.clone()));
+            Some(Arc::new(Searcher::new(index, words, reads.clone())))
+        }
+        Err(cause) => {
+            let folder = folder.display();
+            error!(%cause, %folder, "the index of words cannot be opened: this relay does not search");
+            None
+        }
+    }
 }
 
 /// Opens the control socket. A relay can do without, where its folder's name is too long for one.

@@ -38,12 +38,13 @@ impl Wanted {
 
 /// The NIPs that are on, as far as they ask something of a relay.
 fn supported_nips(relay: &Relay) -> Vec<u16> {
-    let mut nips = vec![1, 2, 4, 9, 11, 13, 17, 40, 42, 45, 51, 59, 62, 65, 67, 70, 77, 91];
+    let mut nips = vec![1, 2, 4, 9, 11, 13, 17, 40, 42, 45, 50, 51, 59, 62, 65, 67, 70, 77, 91];
     let guards = |kind: u16| relay.guarded.contains(&Kind(kind));
     nips.retain(|nip| match nip {
         4 => guards(4),
         13 => relay.config.limits.pow_min > 0,
         17 | 59 => guards(1_059),
+        50 => relay.searcher.is_some(),
         // The shared store knows the URLs of its relays; without one only `ALL_RELAYS` is understood.
         62 => relay.revival.layer2.is_some(),
         _ => true,

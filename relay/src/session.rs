@@ -22,9 +22,9 @@ use crate::{
     Relay,
     auth::Challenge,
     clock,
-    count::Question,
+    count::{self, Question},
     metrics::Counted,
-    neg::Reconciliation,
+    neg::{self, Reconciliation},
     sight::Sight,
     streamer::Streamer,
     verdict::Rejection,
@@ -254,7 +254,7 @@ impl Session {
 
     /// `["COUNT", …]`: its names are no subscriptions.
     async fn count(&mut self, id: SubscriptionId, filters: Vec<Filter>) -> bool {
-        let admitted = self.admit_filters(&filters);
+        let admitted = self.admit_filters(&filters).and_then(|()| count::check(&filters));
         let permit = self.counts.clone().try_acquire_owned().map_err(|_| {
             format!("rate-limited: {SESSION_COUNTS_MAX} counts are under way on this connection")
         });
@@ -269,6 +269,7 @@ impl Session {
             reads: relay.reads.clone(),
             revival: relay.revival.clone(),
             inquiry: relay.inquiry.clone(),
+            searcher: relay.searcher.clone(),
         };
         let frames = self.frames.clone();
         self.tasks.spawn(async move {
@@ -291,6 +292,7 @@ impl Session {
         self.reconciliations.remove(&id);
         self.reconciliations.retain(|_, messages| !messages.is_closed());
         let admitted = self.admit_filters(std::slice::from_ref(&filter));
+        let admitted = admitted.and_then(|()| neg::check(&filter));
         let refused = match admitted {
             Ok(()) if self.reconciliations.len() < SESSION_NEGS_MAX => None,
             Ok(()) => Some(format!("blocked: {SESSION_NEGS_MAX} reconciliations are under way")),
@@ -346,6 +348,7 @@ impl Session {
             frames: self.frames.clone(),
             revival: self.relay.revival.clone(),
             inquiry: self.relay.inquiry.clone(),
+            searcher: self.relay.searcher.clone(),
             metrics: self.relay.metrics.clone(),
         };
         let metrics = &self.relay.metrics;
@@ -399,6 +402,9 @@ impl Session {
                 "invalid: {values} values in filters are too many, {} are allowed",
                 limits.filter_values_max
             ));
+        }
+        if self.relay.searcher.is_none() && filters.iter().any(|filter| filter.search.is_some()) {
+            return Err("unsupported: this relay does not search".into());
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ mod harness;
 mod outbox;
 mod protocol;
 mod reading_through;
+mod search;
 
 use std::{collections::HashSet, time::Duration};
 

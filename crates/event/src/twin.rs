@@ -319,5 +319,6 @@ pub fn filter(events: &[Verified]) -> impl Strategy<Value = Filter> + use<> {
             since,
             until,
             limit,
+            search: None,
         })
 }

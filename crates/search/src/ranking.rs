@@ -1,7 +1,7 @@
 //! From a question to documents, the best first.
 //!
-//! Candidates are gathered segment by segment, the newest first, and ranked when all are there. Between
-//! two segments a ranking is a number, and holds no transaction: it can be cut into as many turns as its
+//! Candidates are gathered segment by segment, the newest document first, and ranked when all are there.
+//! Between two turns a ranking is a number, and holds no transaction: it can be cut into as many as its
 //! caller likes.
 
 use event::{Filter, Kind, Timestamp};
@@ -16,6 +16,9 @@ use crate::{
 
 /// Documents that one ranking compares. If more hold the words, the older ones are left out.
 pub const CANDIDATES_MAX: usize = 100_000;
+
+/// Documents that are looked at between two asks for the time.
+const DOCUMENTS_BETWEEN_ASKS: usize = 1_024;
 
 /// What of a filter the index itself knows.
 #[derive(Clone, Debug, Default)]
@@ -80,7 +83,7 @@ impl Index {
         Ok(Ranking { words, scope, scale, below, found: Vec::new(), is_cut: false })
     }
 
-    /// Looks into segments as long as `may_go_on`, and into one at least. True: that was all.
+    /// Looks at documents as long as `may_go_on`, and at some at least. True: that was all.
     pub fn go_on(
         &self,
         ranking: &mut Ranking,
@@ -93,7 +96,9 @@ impl Index {
             if ranking.is_cut {
                 return Ok(true);
             }
-            self.gather(&txn, segment, ranking)?;
+            if !self.gather(&txn, segment, ranking, &mut may_go_on)? {
+                return Ok(false);
+            }
             ranking.below = segment.first;
             if !may_go_on() {
                 return Ok(ranking.below == 0);
@@ -102,12 +107,14 @@ impl Index {
         Ok(true)
     }
 
+    /// Adds what a segment has to the candidates. False: there was no time for all of it.
     fn gather(
         &self,
         txn: &RoTxn<'_, WithoutTls>,
         segment: &Segment,
         ranking: &mut Ranking,
-    ) -> Result<(), heed::Error> {
+        may_go_on: &mut impl FnMut() -> bool,
+    ) -> Result<bool, heed::Error> {
         let mut counted = Vec::with_capacity(ranking.words.len());
         for asked in &ranking.words {
             counted.push((self.count(txn, segment.id, &asked.word)?, asked));
@@ -117,14 +124,23 @@ impl Index {
         for (_, asked) in counted {
             common = Some(self.narrow(txn, segment.id, asked, ranking.scale, common)?);
             if common.as_ref().is_some_and(Vec::is_empty) {
-                return Ok(());
+                return Ok(true);
             }
         }
+        let mut looked_at = 0;
         for (document, score) in common.unwrap_or_default().into_iter().rev() {
             let at = segment.first.saturating_add(document);
             if at >= ranking.below {
                 continue;
             }
+            if looked_at == DOCUMENTS_BETWEEN_ASKS {
+                if !may_go_on() {
+                    ranking.below = at + 1;
+                    return Ok(false);
+                }
+                looked_at = 0;
+            }
+            looked_at += 1;
             let Some(row) = self.databases.documents.get(txn, &at)? else { continue };
             let row = Row::read(row);
             if !ranking.scope.has(&row) {
@@ -132,11 +148,11 @@ impl Index {
             }
             if ranking.found.len() >= CANDIDATES_MAX {
                 ranking.is_cut = true;
-                return Ok(());
+                return Ok(true);
             }
             ranking.found.push(Candidate { score, row });
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The documents that hold this word, too, with the scores so far.
