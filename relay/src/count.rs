@@ -14,6 +14,7 @@ use crate::{
     inquiry::Inquiry,
     reads::{Deadline, Reads, Turn},
     revive::Revival,
+    searcher::{SearchError, Searcher},
     sight::Sight,
     sketch::{Sketch, Tally},
 };
@@ -25,11 +26,47 @@ pub struct Question {
     pub reads: Reads,
     pub revival: Arc<Revival>,
     pub inquiry: Option<Arc<Inquiry>>,
+    /// Who knows words.
+    pub searcher: Option<Arc<Searcher>>,
+}
+
+/// Whether these filters can be counted. What a search finds is counted alone: nobody could tell which of
+/// it another filter has counted already.
+pub fn check(filters: &[Filter]) -> Result<(), String> {
+    if filters.len() > 1 && filters.iter().any(|filter| filter.search.is_some()) {
+        return Err("unsupported: a search is counted alone".into());
+    }
+    Ok(())
 }
 
 impl Question {
     /// None: the relay is stopping.
-    pub async fn answer(self) -> Option<Result<Tally, ReadError>> {
+    pub async fn answer(self) -> Option<Result<Tally, SearchError>> {
+        if let ([filter], Some(searcher)) = (&self.filters[..], &self.searcher)
+            && filter.search.is_some()
+        {
+            return self.count_found(searcher, filter).await;
+        }
+        let tally = self.tally().await?;
+        Some(tally.map_err(SearchError::from))
+    }
+
+    /// What a search finds here. L2 does not search.
+    async fn count_found(
+        &self,
+        searcher: &Searcher,
+        filter: &Filter,
+    ) -> Option<Result<Tally, SearchError>> {
+        let is_all_here = self.inquiry.as_ref().is_none_or(|inquiry| inquiry.has_all());
+        let found = searcher.find(filter, &self.sight).await?;
+        Some(found.map(|found| Tally {
+            count: found.places.len() as u64,
+            is_approximate: !(found.is_whole && is_all_here),
+            sketch: None,
+        }))
+    }
+
+    async fn tally(&self) -> Option<Result<Tally, ReadError>> {
         let is_known = match &self.inquiry {
             Some(inquiry) => inquiry.knows(&self.filters).await,
             None => true,

@@ -130,6 +130,11 @@ impl Inquiry {
         *self.standing.borrow() == Standing::Away
     }
 
+    /// Whether all that L2 has is here.
+    pub fn has_all(&self) -> bool {
+        self.is_settled()
+    }
+
     /// Whether L1 can answer these filters by itself.
     pub async fn knows(&self, filters: &[Filter]) -> bool {
         self.is_settled()
@@ -174,7 +179,8 @@ impl Inquiry {
     /// What L2 has to be asked for these filters.
     async fn questions(&self, filters: &[Filter]) -> Result<Vec<Filter>, Failure> {
         let mut filters = filters.to_vec();
-        filters.retain(|filter| filter.limit != Some(0));
+        // L2 does not search, and would answer as if any words would do.
+        filters.retain(|filter| filter.limit != Some(0) && filter.search.is_none());
         if filters.is_empty() {
             return Ok(filters);
         }

@@ -24,7 +24,9 @@ mod count;
 pub mod db;
 mod delta;
 mod hot;
+mod hub;
 pub mod identity;
+mod indexer;
 mod ingest;
 mod inquiry;
 pub mod l2;
@@ -43,6 +45,7 @@ mod poll;
 mod reads;
 mod refusals;
 mod revive;
+mod searcher;
 mod server;
 mod session;
 mod sight;
@@ -66,37 +69,34 @@ use std::{
 };
 
 use anyhow::Context;
-use event::{Filter, Timestamp};
+use event::Filter;
 use layer2::Layer2;
-use store::{Options, Store, Writer};
+use store::Store;
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::{Notify, Semaphore, watch},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
     auth::RelayUrl,
-    collector::{AskCollector, collecting},
     config::{Config, terms::Terms},
-    control::{Control, Desk},
-    costs::Costs,
     delta::Delta,
     hot::HotLists,
+    hub::{Hub, Shared},
     identity::Identity,
     ingest::{Ingest, Parts},
-    inquiry::{Inquiry, Sources},
-    local::LocalOnly,
-    membership::{Membership, watch_membership},
+    inquiry::Inquiry,
+    membership::Membership,
     metrics::Metrics,
     moderation::Moderator,
-    outbox::{Outbox, Waiters},
-    own_seqs::OwnSeqs,
+    outbox::Waiters,
     plugin::{Policy, Side},
-    poll::{Poll, Standing},
+    poll::Standing,
     reads::Reads,
     revive::Revival,
+    searcher::Searcher,
     throttle::Throttle,
     under_way::UnderWay,
 };
@@ -122,6 +122,8 @@ pub(crate) struct Relay {
     pub revival: Arc<Revival>,
     /// None: there is nobody to ask.
     pub inquiry: Option<Arc<Inquiry>>,
+    /// None: it does not search.
+    pub searcher: Option<Arc<Searcher>>,
     pub ingest: Ingest,
     pub metrics: Arc<Metrics>,
 }
@@ -151,6 +153,9 @@ impl Relay {
         }
         if let Ok(date) = self.store.complete_since() {
             self.metrics.complete_since_timestamp_seconds.set(date.0 as i64);
+        }
+        if let Some(searcher) = &self.searcher {
+            searcher.note(&self.metrics);
         }
         match self.store.stats() {
             Ok(stats) => self.metrics.note_store(&stats),
@@ -210,48 +215,24 @@ pub async fn run(
     signals: Signals,
 ) -> anyhow::Result<()> {
     let Signals { stop, reload } = signals;
-    let metrics = Arc::new(Metrics::default());
     let moderator = Arc::new(Moderator::open(&config)?);
     let in_force = moderator.in_force();
     let url = config.url_or(listeners.clients.local_addr()?);
-    let (store, writer) = open_store(&config, url.clone(), metrics.clone())?;
-    let tasks = TaskTracker::new();
-    tasks.spawn(reload_when_told(moderator.clone(), reload, stop.clone()));
+    let hub = Hub::open(&config, url.clone(), stop.clone())?;
+    hub.tasks.spawn(reload_when_told(moderator.clone(), reload, stop.clone()));
     let throttle = Arc::new(Throttle::new(in_force.clone()));
-    tasks.spawn(throttle.clone().sweep(stop.clone()));
-    let delta = Delta::start(&store);
-    tasks.spawn(delta.clone().follow_commits(store.clone(), stop.clone()));
-    let keeping = Keeping { store: &store, writer: &writer, delta: &delta, metrics: &metrics };
-    let collector = keeping.collect(&config, layer2.is_some(), &tasks, &stop);
-    let desk = Desk {
-        store: store.clone(),
-        writer: writer.clone(),
-        collector,
-        moderator: moderator.clone(),
-        is_alone: false,
-    };
-    take_requests(&config.data, desk, &tasks, &stop);
-    let revival = Arc::new(Revival {
-        layer2: layer2.clone(),
-        writer: writer.clone(),
-        patience: config.layer2_timeout,
-        metrics: metrics.clone(),
-        under_way: UnderWay::default(),
-    });
-    let reads = Reads::new(store.clone(), in_force.clone());
+    hub.tasks.spawn(throttle.clone().sweep(stop.clone()));
+    let collector = hub.collect(&config, layer2.is_some());
+    hub.take_requests(&config.data, collector, moderator.clone());
+    let reads = Reads::new(hub.store.clone(), in_force.clone());
+    let searcher = hub.search(&config, &reads, &in_force.load().guarded_kinds);
     let (standing, known) = watch::channel(Standing::Unknown);
-    let may_be_pruned = config.cache.is_some() || store.complete_since()? > Timestamp(0);
-    let inquiry = layer2.clone().map(|layer2| {
-        let sources = Sources { layer2, reads: reads.clone(), writer: writer.clone() };
-        Arc::new(Inquiry::new(sources, known, may_be_pruned, config.poll_interval, metrics.clone()))
-    });
+    let inquiry = hub.inquire(&config, layer2.clone(), &reads, known)?;
     let (waiters, local) = (Arc::new(Waiters::default()), Arc::new(config.local.clone()));
-    let membership = match layer2 {
+    let membership = match layer2.clone() {
         Some(layer2) => {
-            let (store, writer, metrics) = (store.clone(), writer.clone(), metrics.clone());
             let (waiters, local) = (waiters.clone(), local.clone());
-            let shared = Shared { layer2, store, writer, waiters, local, metrics };
-            shared.follow(&config, standing, &tasks, &stop)
+            hub.share(&config, Shared { layer2, waiters, local, standing })
         }
         None => {
             warn!("no shared store is set: events stay on this relay alone");
@@ -260,18 +241,25 @@ pub async fn run(
     };
     let policy = |side| Policy::new(side, in_force.clone(), stop.clone());
     let parts = Parts {
-        store: store.clone(),
-        writer: writer.clone(),
-        delta: delta.clone(),
+        store: hub.store.clone(),
+        writer: hub.writer.clone(),
+        delta: hub.delta.clone(),
         membership,
         waiters,
         local,
         in_force: in_force.clone(),
         policy: policy(Side::Write),
         throttle: throttle.clone(),
-        metrics: metrics.clone(),
+        metrics: hub.metrics.clone(),
     };
     let ingest = Ingest::start(&config, parts).context("starting the verifier's threads")?;
+    let revival = Arc::new(Revival {
+        layer2,
+        writer: hub.writer.clone(),
+        patience: config.layer2_timeout,
+        metrics: hub.metrics.clone(),
+        under_way: UnderWay::default(),
+    });
     let relay = Arc::new(Relay {
         url,
         config,
@@ -282,21 +270,20 @@ pub async fn run(
         read_policy: policy(Side::Read),
         reconciliations: Arc::new(Semaphore::new(neg::AT_ONCE_MAX)),
         hot_lists: Arc::default(),
-        store,
+        store: hub.store.clone(),
         reads,
-        delta,
+        delta: hub.delta.clone(),
         revival,
         inquiry,
+        searcher,
         ingest,
-        metrics,
+        metrics: hub.metrics.clone(),
     });
     if let Some(listener) = listeners.metrics {
-        tasks.spawn(server::serve_metrics(listener, relay.clone(), stop.clone()));
+        hub.tasks.spawn(server::serve_metrics(listener, relay.clone(), stop.clone()));
     }
     server::serve(listeners.clients, relay, stop).await;
-    tasks.close();
-    tasks.wait().await;
-    writer.stop().await;
+    hub.close().await;
     info!("stopped");
     Ok(())
 }
@@ -318,103 +305,7 @@ async fn reload_when_told(moderator: Arc<Moderator>, told: Arc<Notify>, stop: Ca
     }
 }
 
-fn open_store(
-    config: &Config,
-    url: RelayUrl,
-    metrics: Arc<Metrics>,
-) -> anyhow::Result<(Store, Writer)> {
-    let folder = store_in(&config.data);
-    let is_ours = Arc::new(move |relay: &str| url.is(relay));
-    let options = Options { observer: metrics, is_ours, ..config.store_options() };
-    Store::open(&folder, options)
-        .with_context(|| format!("opening the store in {}", folder.display()))
-}
-
 /// Where the store is, in a relay's data folder.
 fn store_in(data: &Path) -> PathBuf {
     data.join("events")
-}
-
-/// What a collection has to do with.
-struct Keeping<'r> {
-    store: &'r Store,
-    writer: &'r Writer,
-    delta: &'r Delta,
-    metrics: &'r Arc<Metrics>,
-}
-
-impl Keeping<'_> {
-    /// Starts to keep L1 below its limit, if it has one; returns the way to ask for it.
-    fn collect(
-        &self,
-        config: &Config,
-        has_layer2: bool,
-        tasks: &TaskTracker,
-        stop: &CancellationToken,
-    ) -> Option<AskCollector> {
-        let cache = config.cache.as_ref()?;
-        let (collecting, ask) = collecting(self.store, self.writer, cache.policy(has_layer2));
-        let (delta, metrics) = (self.delta.clone(), self.metrics.clone());
-        tasks.spawn(collecting.beside(delta, cache.gc_interval, metrics).run(stop.clone()));
-        Some(ask)
-    }
-}
-
-/// Opens the control socket. A relay can do without, where its folder's name is too long for one.
-fn take_requests(data: &Path, desk: Desk, tasks: &TaskTracker, stop: &CancellationToken) {
-    match Control::open(data) {
-        Ok(control) => drop(tasks.spawn(control.serve(desk, stop.clone()))),
-        Err(cause) => warn!(%cause, "no control socket: `aquifer db` has to wait for a stop"),
-    }
-}
-
-/// What everything that talks to L2 needs.
-struct Shared {
-    layer2: Arc<dyn Layer2>,
-    store: Store,
-    writer: Writer,
-    waiters: Arc<Waiters>,
-    local: Arc<LocalOnly>,
-    metrics: Arc<Metrics>,
-}
-
-impl Shared {
-    /// Starts outbox, poll and the watch over our standing; returns the last.
-    fn follow(
-        self,
-        config: &Config,
-        standing: watch::Sender<Standing>,
-        tasks: &TaskTracker,
-        stop: &CancellationToken,
-    ) -> watch::Receiver<Membership> {
-        let Shared { layer2, store, writer, waiters, local, metrics } = self;
-        let (interval, overlap) = (config.poll_interval, config.poll_overlap);
-        let (doubt, own) = (Arc::new(Notify::new()), Arc::new(OwnSeqs::default()));
-        let (membership, known) = watch::channel(Membership::Unknown);
-        let watching =
-            watch_membership(layer2.clone(), membership, doubt.clone(), interval, stop.clone());
-        let outbox = Outbox {
-            store: store.clone(),
-            writer: writer.clone(),
-            layer2: layer2.clone(),
-            local,
-            batches_max: config.outbox_batches,
-            waiters,
-            doubt: doubt.clone(),
-            own: own.clone(),
-            metrics: metrics.clone(),
-        };
-        let costs = Costs {
-            layer2: layer2.clone(),
-            store: store.clone(),
-            writer: writer.clone(),
-            metrics: metrics.clone(),
-        };
-        let poll = Poll { store, writer, layer2, doubt, own, interval, overlap, standing, metrics };
-        tasks.spawn(costs.run(stop.clone()));
-        tasks.spawn(watching);
-        tasks.spawn(outbox.follow(stop.clone()));
-        tasks.spawn(poll.run(stop.clone()));
-        known
-    }
 }

@@ -61,6 +61,10 @@ metrics! {
     inquiries: Counter = Counter::default(), "Pages of old events that the canister was asked for";
     covered_answers: Counter = Counter::default(), "Filters for old events that needed no canister";
     late_answers: Counter = Counter::default(), "Answers that did not wait any longer for the canister";
+    search_lag_events: Gauge = Gauge::default(), "Events that the index of words has not read";
+    search_documents: Gauge = Gauge::default(), "Events that can be found by their words";
+    search_bytes: Gauge = Gauge::default(), "Size of the index of words";
+    search_used_bytes: Gauge = Gauge::default(), "What of it is in use";
     coverage_notes: Gauge = Gauge::default(), "Notes of what old events are here";
     outbox_rows: Gauge = Gauge::default(), "Events that wait for the canister";
     outbox_bytes: Gauge = Gauge::default(), "What they take, packed";

@@ -41,12 +41,14 @@ impl Wanted {
 
 /// The NIPs that are on, as far as they ask something of a relay.
 fn supported_nips(relay: &Relay) -> Vec<u16> {
-    let mut nips = vec![1, 2, 4, 9, 11, 13, 17, 40, 42, 45, 51, 59, 62, 65, 67, 70, 77, 86, 91, 98];
+    let mut nips =
+        vec![1, 2, 4, 9, 11, 13, 17, 40, 42, 45, 50, 51, 59, 62, 65, 67, 70, 77, 86, 91, 98];
     let terms = relay.terms();
     let has_admins = !terms.access.owners.is_empty() || !terms.access.admins.is_empty();
     nips.retain(|nip| match nip {
         13 => terms.limits.pow_min > 0,
         86 | 98 => has_admins,
+        50 => relay.searcher.is_some(),
         _ => true,
     });
     nips

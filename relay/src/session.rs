@@ -24,10 +24,10 @@ use crate::{
     backlog::Backlog,
     clock,
     config::terms::Limits,
-    count::Question,
+    count::{self, Question},
     ingest::Bearer,
     metrics::Counted,
-    neg::Reconciliation,
+    neg::{self, Reconciliation},
     plugin::{Asker, Ruling},
     sight::Sight,
     streamer::Streamer,
@@ -284,7 +284,8 @@ impl Session {
 
     /// `["COUNT", …]`: its names are no subscriptions.
     async fn count(&mut self, id: SubscriptionId, filters: Vec<Filter>) -> bool {
-        let admitted = self.admit_filters("count", &filters).await;
+        let admitted =
+            self.admit_filters("count", &filters).await.and_then(|()| count::check(&filters));
         let permit = self.counts.clone().try_acquire_owned().map_err(|_| {
             format!("rate-limited: {SESSION_COUNTS_MAX} counts are under way on this connection")
         });
@@ -299,6 +300,7 @@ impl Session {
             reads: relay.reads.clone(),
             revival: relay.revival.clone(),
             inquiry: relay.inquiry.clone(),
+            searcher: relay.searcher.clone(),
         };
         let frames = self.frames.clone();
         self.tasks.spawn(async move {
@@ -321,6 +323,7 @@ impl Session {
         self.reconciliations.remove(&id);
         self.reconciliations.retain(|_, messages| !messages.is_closed());
         let admitted = self.admit_filters("neg", std::slice::from_ref(&filter)).await;
+        let admitted = admitted.and_then(|()| neg::check(&filter));
         let refused = match admitted {
             Ok(()) if self.reconciliations.len() < SESSION_NEGS_MAX => None,
             Ok(()) => Some(format!("blocked: {SESSION_NEGS_MAX} reconciliations are under way")),
@@ -378,6 +381,7 @@ impl Session {
             backlog: self.backlog.clone(),
             revival: self.relay.revival.clone(),
             inquiry: self.relay.inquiry.clone(),
+            searcher: self.relay.searcher.clone(),
             metrics: self.relay.metrics.clone(),
         };
         let metrics = &self.relay.metrics;
@@ -420,6 +424,9 @@ impl Session {
         self.check_rate().map_err(|too_fast| too_fast.to_string())?;
         self.sight.check(filters).map_err(|barred| barred.to_string())?;
         check_size(filters, &self.relay.terms().limits)?;
+        if self.relay.searcher.is_none() && filters.iter().any(|filter| filter.search.is_some()) {
+            return Err("unsupported: this relay does not search".into());
+        }
         let asker = Asker { visitor: &self.visitor, keys: &self.sight.keys() };
         match self.relay.read_policy.rule_on_request(verb, filters, &asker).await {
             Ruling::Accept => Ok(()),

@@ -7,6 +7,9 @@
 //! What L1 cannot know is asked of L2 before anything is sent ([`Inquiry`]); then L1 answers. If L2 is too
 //! slow, L1 answers with what it has, and the rest follows after EOSE.
 //!
+//! What filters with words find (NIP-50) follows what the others do, in order of relevance ([`Searcher`]).
+//! They have no live stage: where a new event would stand among those that were sent nobody can say.
+//!
 //! Of some events L1 has only a stub. Their bodies come from L2 and take their places in the answer;
 //! if L2 is too slow, the answer goes on without them and they follow when they come.
 
@@ -28,6 +31,7 @@ use crate::{
     metrics::Metrics,
     reads::{Deadline, Reads, Turn},
     revive::{Revival, Whole},
+    searcher::{SearchError, Searcher},
     sight::Sight,
     wire::{self, Completeness, Frame, SubscriptionId},
 };
@@ -44,6 +48,8 @@ const FIRST_PAGES_MAX: u32 = 4;
 pub struct Streamer {
     pub id: SubscriptionId,
     pub filters: Vec<Filter>,
+    /// Who answers those of them that have words in them.
+    pub searcher: Option<Arc<Searcher>>,
     pub sight: Sight,
     pub reads: Reads,
     pub delta: Delta,
@@ -63,6 +69,8 @@ struct Owed {
     deadline: Option<Instant>,
     /// Whether L2 still has to say what else there is.
     is_unsettled: bool,
+    /// What was sent, if another filter may find it by its words once more.
+    places: Option<HashSet<Seq>>,
     /// What was sent of an unsettled answer. Some of it may be given up meanwhile and come once more.
     sent: HashSet<EventId>,
 }
@@ -71,21 +79,24 @@ struct Owed {
 enum End {
     /// The session is gone.
     Gone,
-    /// L1 cannot be read.
-    Unreadable(ReadError),
+    /// L1, or the index of words, cannot be read.
+    Unreadable(SearchError),
 }
 
 impl From<ReadError> for End {
     fn from(error: ReadError) -> End {
-        End::Unreadable(error)
+        End::Unreadable(error.into())
     }
 }
 
 impl Streamer {
     /// Streams until the session ends or takes the subscription away by dropping this future.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
+        let (searches, filters) =
+            self.filters.into_iter().partition(|filter: &Filter| filter.search.is_some());
+        self.filters = filters;
         let streamer = Arc::new(self);
-        let Err(end) = streamer.clone().stream().await;
+        let Err(end) = streamer.clone().stream(searches).await;
         if let End::Unreadable(error) = end {
             error!(%error, "L1 cannot be read; a subscription ends");
             let closed = wire::closed(&streamer.id, "error: the relay cannot read its store");
@@ -93,9 +104,16 @@ impl Streamer {
         }
     }
 
-    async fn stream(self: Arc<Self>) -> Result<std::convert::Infallible, End> {
-        let mut owed = Owed::default();
-        let (horizon, hint) = self.send_stored(&mut owed).await?;
+    /// From here on `filters` are those without words.
+    async fn stream(
+        self: Arc<Self>,
+        searches: Vec<Filter>,
+    ) -> Result<std::convert::Infallible, End> {
+        let may_find_twice = !searches.is_empty() && searches.len() + self.filters.len() > 1;
+        let places = may_find_twice.then(HashSet::new);
+        let mut owed = Owed { places, ..Owed::default() };
+        let (horizon, hint) = self.send_stored(&searches, &mut owed).await?;
+        owed.places = None;
         let eose = Frame::Text(wire::eose(&self.id, hint));
         let place = self.frames.reserve().await.map_err(|_| End::Gone)?;
         // EOSE comes with the place in the live stage: who has heard it, and then publishes something that
@@ -169,16 +187,60 @@ impl Streamer {
         self.send_pages(first, Some(horizon), owed).await.map(drop)
     }
 
-    /// Everything stored, newest first. Returns the horizon: what came later is still to be sent; and
-    /// whether that was all.
-    async fn send_stored(self: &Arc<Self>, owed: &mut Owed) -> Result<(Seq, Completeness), End> {
+    /// Everything stored, newest first, then what is found by words. Returns the horizon: what came later
+    /// is still to be sent; and whether that was all.
+    async fn send_stored(
+        self: &Arc<Self>,
+        searches: &[Filter],
+        owed: &mut Owed,
+    ) -> Result<(Seq, Completeness), End> {
         let (horizon, first) = self.first_page(owed).await?;
         let scan = self.send_pages(first, None, owed).await?;
+        let mut is_all_found = true;
+        for filter in searches {
+            is_all_found &= self.send_found(filter, owed).await?;
+        }
         let is_alone = self.inquiry.as_ref().is_some_and(|inquiry| inquiry.is_cut_off());
-        let is_owed = is_alone || owed.is_unsettled || !owed.ids.is_empty();
+        let is_owed = is_alone || owed.is_unsettled || !owed.ids.is_empty() || !is_all_found;
         let is_cut = !is_owed && self.is_cut(scan.cursor(), horizon).await?;
         let hint = if is_owed || is_cut { Completeness::More } else { Completeness::Finish };
         Ok((horizon, hint))
+    }
+
+    /// What holds the words of this filter, the best first. Returns whether that is all there is.
+    async fn send_found(self: &Arc<Self>, filter: &Filter, owed: &mut Owed) -> Result<bool, End> {
+        let Some(searcher) = &self.searcher else { return Ok(false) };
+        let found = searcher.find(filter, &self.sight).await.ok_or(End::Gone)?;
+        let found = found.map_err(End::Unreadable)?;
+        let mut left = found.places;
+        if let Some(sent) = &owed.places {
+            left.retain(|seq| !sent.contains(seq));
+        }
+        while !left.is_empty() {
+            let (page, rest) = self.read_places(left).await?;
+            self.send_events(page, owed).await?;
+            left = rest;
+        }
+        // What only L2 has is found nowhere.
+        let is_all_here = self.inquiry.as_ref().is_none_or(|inquiry| inquiry.has_all());
+        Ok(found.is_whole && !found.is_cut && is_all_here)
+    }
+
+    /// As many of the events at these places as make a page, and the places that are left.
+    async fn read_places(&self, places: Vec<Seq>) -> Result<(Vec<Item>, Vec<Seq>), End> {
+        let read = self.reads.read(Turn::Further, move |store, deadline| {
+            let (mut page, mut looked_at) = (Page::new(deadline), 0);
+            store.at(places.iter().copied(), |seq, event| {
+                looked_at += 1;
+                // It may have gone a moment ago.
+                if let Some(event) = event {
+                    page.push(seq, event);
+                }
+                if page.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            Ok((page.events, places[looked_at..].to_vec()))
+        });
+        Ok(read.await.ok_or(End::Gone)??)
     }
 
     /// Whether a filter's limit kept something back that is behind this place.
@@ -300,6 +362,9 @@ impl Streamer {
             }
         }
         self.reads.note_served(served);
+        if let Some(places) = &mut owed.places {
+            places.extend(page.iter().map(Item::seq));
+        }
         let mut revived = self.fetch(&stubs, owed).await;
         for item in page {
             if owed.is_unsettled && !owed.sent.insert(item.id()) {

@@ -71,8 +71,8 @@ fn work(jobs: async_channel::Receiver<Job>) {
     }
 }
 
-/// Linux gives each thread a niceness of its own; elsewhere it is the whole process's.
-fn be_nice() {
+/// Makes the thread that calls it nicer. Linux gives each thread a niceness of its own; elsewhere it is the whole process's.
+pub fn be_nice() {
     if cfg!(target_os = "linux") {
         // SAFETY: a plain system call. If it fails, nothing is lost but time.
         unsafe { libc::nice(NICENESS) };

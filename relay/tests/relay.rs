@@ -6,6 +6,7 @@ mod outbox;
 mod policy;
 mod protocol;
 mod reading_through;
+mod search;
 
 use std::{collections::HashSet, time::Duration};
 

@@ -50,6 +50,9 @@ pub struct Filter {
     pub until: Option<Timestamp>,
     /// At most this many stored events, the newest; says nothing about live ones.
     pub limit: Option<u64>,
+    /// Words to find (NIP-50). What they match, only an index of words knows: stores, live tables and
+    /// [`Filter::matches`] look at the other fields, and whoever has no such index refuses the filter.
+    pub search: Option<String>,
 }
 
 /// Why a text is not a filter. The message names the field.
@@ -71,7 +74,8 @@ impl Filter {
         serde_json::from_slice(text).map_err(FilterError::Malformed)
     }
 
-    /// Whether a subscriber with this filter wants `event`. `limit` plays no part.
+    /// Whether a subscriber with this filter wants `event`. `limit` plays no part, and `search` neither:
+    /// words are the search index's business.
     pub fn matches(&self, event: &Event) -> bool {
         let has = |name: TagName, wanted: &String| {
             event.tags.iter().any(|tag| {
@@ -125,6 +129,7 @@ impl<'de> de::Visitor<'de> for FilterVisitor {
                 "since" => once(&mut filter.since, &key, map.next_value()?)?,
                 "until" => once(&mut filter.until, &key, map.next_value()?)?,
                 "limit" => once(&mut filter.limit, &key, map.next_value()?)?,
+                "search" => once(&mut filter.search, &key, map.next_value()?)?,
                 _ => read_tag_field(&mut filter, &key, &mut map)?,
             }
         }
@@ -179,6 +184,7 @@ impl Serialize for Filter {
         entry(&mut map, "since", &self.since)?;
         entry(&mut map, "until", &self.until)?;
         entry(&mut map, "limit", &self.limit)?;
+        entry(&mut map, "search", &self.search)?;
         map.end()
     }
 }

@@ -345,5 +345,6 @@ pub fn filter(events: &[Verified]) -> impl Strategy<Value = Filter> + use<> {
             since,
             until,
             limit,
+            search: None,
         })
 }

@@ -220,7 +220,9 @@ fn check_filter_refused(json: &str, reason: &str) {
 #[test]
 fn filters_with_unknown_or_malformed_fields_are_refused() {
     check_filter_refused("[]", "expected a JSON object");
-    check_filter_refused(r#"{"search":"x"}"#, "`search` is not supported");
+    check_filter_refused(r#"{"search":["x"]}"#, "expected a string");
+    check_filter_refused(r#"{"search":"x","search":"y"}"#, "`search` stands twice");
+    check_filter_refused(r#"{"query":"x"}"#, "`query` is not supported");
     check_filter_refused(r##"{"#long":["x"]}"##, "`#long` is not supported");
     check_filter_refused(r##"{"#1":["x"]}"##, "`#1` is not supported");
     check_filter_refused(r##"{"#ü":["x"]}"##, "`#ü` is not supported");

@@ -35,7 +35,8 @@ impl Lmdb {
         let options = Options::default();
         let clock = options.clock.clone();
         let shared = Shared::open(folder, options)?;
-        let name = format!("lmdb:{}#{:x}", folder.canonicalize()?.display(), shared.made()?);
+        let name =
+            format!("lmdb:{}#{:x}", folder.canonicalize()?.display(), shared.store().made()?);
         Ok(Lmdb { name, shared, clock })
     }
 

@@ -22,7 +22,7 @@ use index::{Seq, tombstone};
 use crate::{
     Options, Origin, Outcome, WriteError, Writer,
     change::{Change, NOBODY, damaged},
-    databases::{FORMAT_SHARED, MADE},
+    databases::FORMAT_SHARED,
     snapshot::Snapshot,
     store::{OpenError, ReadError, Store, lock_shared},
 };
@@ -66,12 +66,6 @@ impl Shared {
         let lock = lock_shared(folder)?;
         let (store, writer) = Store::open_as(folder, options, FORMAT_SHARED, lock)?;
         Ok(Shared { store, writer })
-    }
-
-    /// When it was made, in nanoseconds since 1970: another store in the same folder has another number.
-    pub fn made(&self) -> Result<u64, ReadError> {
-        let snapshot = self.store.snapshot()?;
-        Ok(snapshot.databases.numbers.get(&snapshot.txn, MADE)?.unwrap_or(0))
     }
 
     /// For all that can be read in any store.

@@ -305,6 +305,26 @@ impl Store {
         &self,
         from: Seq,
         to: Seq,
+        each: impl FnMut(Seq, &Packed<'_>) -> ControlFlow<()>,
+    ) -> Result<Seq, ReadError> {
+        self.walk(from, to, false, each)
+    }
+
+    /// As [`Store::since`], with those that were read through: for who has to know all that is held.
+    pub fn since_with_quiet(
+        &self,
+        from: Seq,
+        to: Seq,
+        each: impl FnMut(Seq, &Packed<'_>) -> ControlFlow<()>,
+    ) -> Result<Seq, ReadError> {
+        self.walk(from, to, true, each)
+    }
+
+    fn walk(
+        &self,
+        from: Seq,
+        to: Seq,
+        with_quiet: bool,
         mut each: impl FnMut(Seq, &Packed<'_>) -> ControlFlow<()>,
     ) -> Result<Seq, ReadError> {
         let snapshot = self.snapshot()?;
@@ -316,7 +336,7 @@ impl Store {
         let mut quiet = databases.quiet.range(txn, &(from.0..to.0))?.peekable();
         for row in snapshot.in_order(from..to)? {
             let (seq, bytes) = row?;
-            if row_at(&mut quiet, seq.0)?.is_some() {
+            if row_at(&mut quiet, seq.0)?.is_some() && !with_quiet {
                 continue;
             }
             let event = packed(bytes)?;
@@ -341,6 +361,24 @@ impl Store {
         let Some(mut touched) = self.inner.unannounced.since(mark) else { return Ok(None) };
         touched.extend(self.snapshot()?.expired()?);
         Ok(Some(touched))
+    }
+
+    /// Calls `each` with what is held at each of these places, in their order, until it breaks: an event,
+    /// a stub, or nothing any more. One read transaction is open meanwhile.
+    pub fn at(
+        &self,
+        places: impl IntoIterator<Item = Seq>,
+        mut each: impl FnMut(Seq, Option<&Packed<'_>>) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        let snapshot = self.snapshot()?;
+        for seq in places {
+            let bytes = snapshot.event(seq)?;
+            let event = bytes.as_deref().map(packed).transpose()?;
+            if each(seq, event.as_ref()).is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// How many events match one of the filters, as NIP-45 asks. Each filter counts up to its limit.
@@ -388,6 +426,13 @@ impl Store {
             bytes_on_disk: self.inner.environment.env().real_disk_size()?,
             commits: self.inner.environment.env().info().last_txn_id as u64,
         })
+    }
+
+    /// When the store was made, in nanoseconds since 1970: two that lay in one folder, one after the other,
+    /// differ in it.
+    pub fn made(&self) -> Result<u64, ReadError> {
+        let Snapshot { databases, txn, .. } = &self.snapshot()?;
+        Ok(databases.numbers.get(txn, MADE)?.unwrap_or(0))
     }
 
     /// The place in L2's log to ask for next, as the last page of its feed gave it.

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use event::{Event, EventId, Filter, Timestamp, verify};
 use serde_json::value::RawValue;
@@ -33,6 +33,8 @@ pub struct Export {
 /// Runs the command.
 pub async fn export(arguments: Export) -> anyhow::Result<()> {
     let filter = Filter::from_json(arguments.filter.as_bytes()).context("--filter")?;
+    // The pages of an export go from new to old, and words put answers in another order.
+    ensure!(filter.search.is_none(), "--filter: `search` is not supported here");
     let mut connection = Connection::open(&arguments.relay).await?;
     let mut exporting = Exporting {
         left: filter.limit.unwrap_or(u64::MAX),

@@ -124,6 +124,11 @@ pub struct Settings {
     #[arg(long, value_name = "SECONDS")]
     l2_timeout: Option<f64>,
 
+    /// Whether events are found by their words (NIP-50); the index lies in `search`, in the data folder
+    /// [default: on]
+    #[arg(long, value_enum)]
+    search: Option<Switch>,
+
     /// What to log, as `info` or `aquifer=debug,warn` [default: info]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -157,6 +162,14 @@ pub enum OkAfter {
     Layer2,
 }
 
+/// Whether a relay does something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    On,
+    Off,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -188,6 +201,8 @@ pub struct Config {
     pub not_granted: NotGranted,
     pub url: Option<RelayUrl>,
     pub terms: Terms,
+    /// Whether it finds events by their words.
+    pub search: bool,
     pub log: String,
     pub log_format: LogFormat,
     /// What all of this was made of,
@@ -342,6 +357,7 @@ impl Settings {
             not_granted: self.not_granted.unwrap_or(NotGranted::Keep),
             url,
             terms: self.terms.resolve()?,
+            search: self.search != Some(Switch::Off),
             log: self.log.unwrap_or_else(|| "info".into()),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
             written,

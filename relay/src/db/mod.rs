@@ -114,7 +114,11 @@ pub fn not_an_answer(reply: Option<Reply>) -> anyhow::Error {
     anyhow::anyhow!("the relay answers something else: {reply:?}")
 }
 
-/// For clap: a NIP-01 filter.
-fn filter(text: &str) -> Result<Filter, event::FilterError> {
-    Filter::from_json(text.as_bytes())
+/// For clap: a NIP-01 filter. Words are the running relay's business.
+fn filter(text: &str) -> Result<Filter, String> {
+    let filter = Filter::from_json(text.as_bytes()).map_err(|error| error.to_string())?;
+    match filter.search {
+        Some(_) => Err("`search` is not supported here: ask the relay for it".into()),
+        None => Ok(filter),
+    }
 }

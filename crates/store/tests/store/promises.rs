@@ -577,3 +577,24 @@ async fn meta_and_cursor_survive_a_restart() {
     assert_eq!(store.meta("canister").unwrap().as_deref(), Some("aaaaa-aa"));
     assert_eq!(store.l2_cursor().unwrap(), Some(42));
 }
+
+#[tokio::test]
+async fn what_is_held_at_a_place_is_told_for_each_place() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    let (first, second) = (profile(100), note("second"));
+    let gone = save(&writer, &first, Origin::Client).await;
+    let held = save(&writer, &second, Origin::Client).await;
+    save(&writer, &profile(101), Origin::Client).await;
+    let mut told = Vec::new();
+    let places = [held, gone, Seq(99), held];
+    let read = store.at(places, |seq, event| {
+        told.push((seq, event.map(|event| event.id())));
+        if told.len() < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    read.unwrap();
+    assert_eq!(told, [(held, Some(second.id)), (gone, None), (Seq(99), None)]);
+    let made = store.made().unwrap();
+    drop((store, writer));
+    assert_eq!(open(folder.path()).0.made().unwrap(), made);
+}
