@@ -99,7 +99,12 @@ impl<T> Subscriptions<T> {
     pub fn remove(&mut self, slot: Slot) -> Option<T> {
         let entry = self.entries.remove(&slot)?;
         for filter in &entry.filters {
-            self.each_drawer(filter, |drawer| drawer.retain(|place| place.slot != slot));
+            // Slots only grow, so each drawer is in their order.
+            self.each_drawer(filter, |drawer| {
+                let first = drawer.partition_point(|place| place.slot < slot);
+                let end = drawer.partition_point(|place| place.slot <= slot);
+                drawer.drain(first..end);
+            });
         }
         Some(entry.subscriber)
     }

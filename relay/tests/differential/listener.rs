@@ -88,15 +88,17 @@ impl Listener {
 
     fn note(&mut self, frame: &Value) {
         let heard = frame[1].as_str().and_then(|name| self.heard.get_mut(name));
-        let text = || frame[2].as_str().unwrap().to_owned();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
         match (frame[0].as_str().unwrap(), heard) {
             ("EVENT", Some(heard)) => {
                 let id = frame[2]["id"].as_str().unwrap().parse().unwrap();
                 let list = if heard.hint.is_some() { &mut heard.live } else { &mut heard.stored };
                 list.push(id);
             }
-            ("EOSE", Some(heard)) => assert_eq!(heard.hint.replace(text()), None, "a second EOSE"),
-            ("CLOSED", Some(heard)) => heard.closed = Some(text()),
+            ("EOSE", Some(heard)) => {
+                assert_eq!(heard.hint.replace(text(&frame[2][0])), None, "a second EOSE")
+            }
+            ("CLOSED", Some(heard)) => heard.closed = Some(text(&frame[2])),
             // The challenge that comes with a refusal.
             ("AUTH", _) => {}
             _ => panic!("nobody asked for {frame}"),
