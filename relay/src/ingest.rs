@@ -238,6 +238,10 @@ impl Admission {
                 limits.event_tags_max
             ));
         }
+        let chars_max = limits.content_chars_max();
+        if event.content.len() > chars_max && event.content.chars().count() > chars_max {
+            return refuse(format!("the content has more than {chars_max} characters"));
+        }
         if NEVER_PUBLISHED.contains(&event.kind) {
             return refuse(format!("events of kind {} are not for publishing", event.kind));
         }

@@ -5,10 +5,6 @@ use serde_json::{Value, json};
 
 use crate::{Relay, config::terms::PerSecond};
 
-/// What of an event's bytes its content cannot have: id, key, signature, and a few tags. There is no limit of
-/// the content alone.
-const EVENT_BYTES_AROUND: usize = 1_024;
-
 /// What a request wants to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
@@ -67,7 +63,7 @@ pub fn document(relay: &Relay) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "limitation": {
             "max_message_length": limits.message_bytes_max,
-            "max_content_length": limits.event_bytes_max.saturating_sub(EVENT_BYTES_AROUND),
+            "max_content_length": limits.content_chars_max(),
             "max_event_tags": limits.event_tags_max,
             "max_subscriptions": limits.subscriptions_max,
             "max_filters": limits.filters_max,

@@ -399,7 +399,15 @@ fn unexplained<T: Ord>(subjects: impl IntoIterator<Item = T>) -> BTreeMap<T, Str
     subjects.into_iter().map(|subject| (subject, String::new())).collect()
 }
 
+/// What of an event's bytes its content cannot have: id, key, signature, and a few tags.
+const EVENT_BYTES_AROUND: usize = 1_024;
+
 impl Limits {
+    /// Characters of an event's content. In UTF-8 and JSON they may take more bytes than an event can have.
+    pub fn content_chars_max(&self) -> usize {
+        self.event_bytes_max.saturating_sub(EVENT_BYTES_AROUND)
+    }
+
     fn check(&self) -> anyhow::Result<()> {
         ensure!(
             self.event_bytes_max < self.message_bytes_max,
