@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use event::{Event, EventId, Kind, Packed, PublicKey};
 use serde::{Deserialize, Serialize};
 
-use crate::{config::terms::Network, local::KindRange, verdict::Rejection};
+use crate::{local::KindRange, network::Network, verdict::Rejection};
 
 /// Subjects, with the reasons for their being listed.
 pub type Noted<T> = BTreeMap<T, String>;

@@ -35,6 +35,7 @@ mod membership;
 mod metrics;
 mod moderation;
 mod neg;
+mod network;
 mod nip11;
 mod nip86;
 mod nip98;

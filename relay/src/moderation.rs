@@ -23,9 +23,10 @@ use crate::{
     access::{Access, Noted},
     config::{
         Config, Settings, Source,
-        terms::{InForce, Network, Terms},
+        terms::{InForce, Terms},
     },
     local::KindRange,
+    network::Network,
 };
 
 /// The file's name in the data folder.

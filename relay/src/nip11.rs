@@ -75,6 +75,16 @@ pub fn document(relay: &Relay) -> Value {
             "auth_required": false,
             "payment_required": false,
             "restricted_writes": terms.access.restricts_writes(),
+            // Beyond the NIP, named as its own are. Null: no limit.
+            "max_filter_values": limits.filter_values_max,
+            "max_negentropy_items": limits.neg_items_max,
+            "max_connections": limits.connections_max,
+            "max_connections_per_ip": limits.ip_connections_max,
+            "max_events_per_second_per_ip": terms.rates.ip_events,
+            "max_requests_per_second_per_ip": terms.rates.ip_requests,
+            "max_events_per_second_per_pubkey": terms.rates.key_events,
+            "max_requests_per_second_per_pubkey": terms.rates.key_requests,
+            "query_slice_ms": limits.query_slice.as_millis() as u64,
         },
     });
     if let Some(seconds) = limits.past_seconds_max {

@@ -15,10 +15,10 @@ use store::Store;
 
 use crate::{
     access::{Noted, Role},
-    config::terms::Network,
     identity::key_of,
     local::KindRange,
     moderation::{Decisions, Moderator},
+    network::Network,
 };
 
 /// What says that a request's body is a call.

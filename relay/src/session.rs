@@ -31,8 +31,8 @@ use crate::{
     plugin::{Asker, Ruling},
     sight::Sight,
     streamer::Streamer,
-    throttle::{Act, TooFast},
-    verdict::Rejection,
+    throttle::Act,
+    verdict::{Rejection, TooFast},
     visitor::Visitor,
     websocket::WebSocket,
     wire::{self, ClientMessage, Frame, Misread, SubscriptionId},
@@ -41,8 +41,11 @@ use crate::{
 /// Frames waiting for one slow socket. Beyond it stored events wait, and live ones are read from L1
 /// again once the socket drains.
 const SESSION_QUEUE_FRAMES_MAX: usize = 256;
-/// Events of one connection on their way into L1. Beyond it the relay stops reading from the socket.
+/// Events of one connection on their way into L1. Beyond it the relay stops reading from the socket. A large
+/// one counts as several: what is on its way is bounded in bytes too, and so is what others wait for.
 const SESSION_EVENTS_MAX: usize = 256;
+/// What counts as one.
+const EVENT_UNIT_BYTES: usize = 4 * 1024;
 /// Counts of one connection under way at a time.
 const SESSION_COUNTS_MAX: usize = 8;
 /// Reconciliations of one connection at a time.
@@ -249,7 +252,9 @@ impl Session {
 
     /// `["EVENT", …]`: answered with OK once it is durable, or refused.
     async fn event(&mut self, json: &str) -> bool {
-        let Ok(permit) = self.events.clone().acquire_owned().await else { return false };
+        let units = (json.len() / EVENT_UNIT_BYTES + 1).min(SESSION_EVENTS_MAX) as u32;
+        let permit = self.events.clone().acquire_many_owned(units).await;
+        let Ok(permit) = permit else { return false };
         let (relay, frames, json) = (self.relay.clone(), self.frames.clone(), json.to_owned());
         let bearer = Bearer { visitor: self.visitor, keys: self.sight.keys() };
         let challenge = self.challenge.clone();

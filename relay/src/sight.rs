@@ -7,13 +7,10 @@
 
 use std::sync::{Arc, RwLock};
 
-use event::{Filter, Kind, Packed, PublicKey, TagName, packed::Value};
+use event::{Filter, Packed, PublicKey, TagName, packed::Value};
 use index::Scan;
 
 use crate::config::terms::{InForce, Terms};
-
-/// Direct messages, gift wraps, and gift wraps that are not stored (NIP-04, NIP-59).
-pub const GUARDED_KINDS: [Kind; 3] = [Kind(4), Kind::GIFT_WRAP, Kind(21_059)];
 
 /// Keys that one client may authenticate with at a time.
 const KEYS_MAX: usize = 64;

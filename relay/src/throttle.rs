@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::terms::{InForce, PerSecond, Rates},
+    verdict::TooFast,
     visitor::Visitor,
 };
 
@@ -35,11 +36,6 @@ pub enum Act {
     /// A REQ, a COUNT, a NEG-OPEN.
     Request,
 }
-
-/// Too much of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("rate-limited: slow down, {0} a second are allowed")]
-pub struct TooFast(pub u32);
 
 /// What everybody has done lately.
 pub struct Throttle {

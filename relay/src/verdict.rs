@@ -4,8 +4,6 @@ use std::fmt;
 
 use event::{EventId, Invalid, Kind};
 
-use crate::throttle::TooFast;
-
 /// What a client is told about the event it sent.
 pub struct Answer {
     /// As far as it could be read.
@@ -129,3 +127,8 @@ impl Rejection {
         matches!(self, Rejection::Forged(_) | Rejection::Expired | Rejection::Deleted)
     }
 }
+
+/// A client does too much of something: more than so many a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("rate-limited: slow down, {0} a second are allowed")]
+pub struct TooFast(pub u32);

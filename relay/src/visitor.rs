@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use warp::http::HeaderMap;
 
-use crate::config::terms::Network;
+use crate::network::Network;
 
 /// Where proxies say whom they forward: each adds who connected to it.
 const FORWARDED_FOR: &str = "x-forwarded-for";

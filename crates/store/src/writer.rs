@@ -46,8 +46,8 @@ const COLLECTION_TIME_MAX: Duration = Duration::from_millis(5);
 const FRUITLESS_MAX: u32 = 10;
 /// Between two of them: pages that are free, but that somebody still reads, are so no longer.
 const READERS_PAUSE: Duration = Duration::from_millis(20);
-/// How many packed bytes one transaction takes.
-const BATCH_BYTES_MAX: usize = 8 << 20;
+/// How many packed bytes one transaction takes: large events make others wait for their commit.
+const BATCH_BYTES_MAX: usize = 2 << 20;
 /// More than one transaction writes, with its index pages.
 const COMMIT_BYTES_MAX: u64 = 64 << 20;
 

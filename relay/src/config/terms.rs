@@ -3,15 +3,12 @@
 //! Apart from the rest of the configuration because all of it may change while the relay runs, when the
 //! file is read again or an admin says so (NIP-86). Nobody keeps a copy: see [`InForce`].
 
-use std::{
-    collections::BTreeMap, net::IpAddr, num::NonZeroU32, str::FromStr, sync::Arc, time::Duration,
-};
+use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use arc_swap::ArcSwap;
 use clap::Args;
 use event::{EventId, Kind, PublicKey};
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::seconds;
@@ -19,11 +16,14 @@ use crate::{
     access::{Access, Writers},
     identity::key_of,
     local::KindRange,
-    sight::GUARDED_KINDS,
+    network::Network,
 };
 
 /// The terms that hold now. Whoever needs them loads them anew for each thing it does.
 pub type InForce = Arc<ArcSwap<Terms>>;
+
+/// Direct messages, gift wraps, and gift wraps that are not stored (NIP-04, NIP-59).
+const GUARDED_KINDS: [Kind; 3] = [Kind(4), Kind::GIFT_WRAP, Kind(21_059)];
 
 /// More work than that takes years.
 const POW_MAX: u32 = 64;
@@ -262,49 +262,6 @@ pub struct PolicyCommands {
     pub patience: Duration,
 }
 
-/// An address, or a network as `192.0.2.0/24`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Network(IpNet);
-
-impl Network {
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        self.0.contains(&ip)
-    }
-}
-
-impl FromStr for Network {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Network, String> {
-        let alone = || text.parse::<IpAddr>().map(IpNet::from);
-        let network = text.parse::<IpNet>().or_else(|_| alone()).map(Network);
-        network
-            .map_err(|_| format!("{text:?} is neither an address nor a network, as 192.0.2.0/24"))
-    }
-}
-
-impl std::fmt::Display for Network {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.0.prefix_len() == self.0.max_prefix_len() {
-            self.0.addr().fmt(f)
-        } else {
-            self.0.fmt(f)
-        }
-    }
-}
-
-impl Serialize for Network {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Network {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Network, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
 impl TermSettings {
     /// Chooses defaults and checks.
     pub fn resolve(self) -> anyhow::Result<Terms> {
@@ -432,21 +389,5 @@ impl Limits {
             "`query-slice-ms` is {slice_ms}; it must lie between 1 and 1000"
         );
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_network_is_written_with_or_without_its_length() {
-        let network = |text: &str| text.parse::<Network>();
-        let lone = network("192.0.2.7").unwrap();
-        assert!(lone.contains([192, 0, 2, 7].into()) && !lone.contains([192, 0, 2, 8].into()));
-        assert_eq!(lone.to_string(), "192.0.2.7");
-        assert!(network("192.0.2.0/24").unwrap().contains([192, 0, 2, 8].into()));
-        assert_eq!(network("2001:db8::/32").unwrap().to_string(), "2001:db8::/32");
-        assert!(network("example.com").is_err());
     }
 }

@@ -188,7 +188,7 @@ impl TestRelay {
 }
 
 /// The headers have to ask for the end of the connection, which is the end of the response.
-async fn request(address: SocketAddr, method: &str, path: &str, headers: &str) -> String {
+pub async fn request(address: SocketAddr, method: &str, path: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("{method} {path} HTTP/1.1\r\nHost: relay\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();

@@ -396,3 +396,58 @@ async fn headers_that_do_not_end_or_are_too_large_hold_no_place() {
     tokio::time::timeout(Duration::from_secs(20), closed).await.expect("it is cut off").unwrap();
     relay.stop().await;
 }
+
+/// The program itself, with a configuration file.
+struct Program {
+    process: tokio::process::Child,
+    address: std::net::SocketAddr,
+}
+
+impl Program {
+    async fn start(folder: &TempDir, file: &std::path::Path) -> Program {
+        let mut process = tokio::process::Command::new(env!("CARGO_BIN_EXE_aquifer"))
+            .args(["run", "--listen", "127.0.0.1:0", "--log", "warn", "--config"])
+            .arg(file)
+            .arg("--data")
+            .arg(folder.path())
+            .stdout(std::process::Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let output = tokio::io::BufReader::new(process.stdout.take().unwrap());
+        let mut lines = tokio::io::AsyncBufReadExt::lines(output);
+        let line = lines.next_line().await.unwrap().unwrap();
+        let said: Value = serde_json::from_str(line.strip_prefix("listening ").unwrap()).unwrap();
+        let address = said["address"].as_str().unwrap().parse().unwrap();
+        Program { process, address }
+    }
+
+    async fn name(&self) -> Value {
+        let headers = "Accept: application/nostr+json\r\nConnection: close\r\n";
+        let response = crate::harness::request(self.address, "GET", "/", headers).await;
+        let (_, body) = response.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str::<Value>(body).unwrap()["name"].clone()
+    }
+
+    fn hang_up(&self) {
+        let process = self.process.id().unwrap() as i32;
+        // SAFETY: a signal to a process that we started and have not waited for.
+        assert_eq!(unsafe { libc::kill(process, libc::SIGHUP) }, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_has_the_program_read_its_configuration_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("relay.toml");
+    fs::write(&file, "name = 'spring'\n").unwrap();
+    let program = Program::start(&folder, &file).await;
+    assert_eq!(program.name().await, "spring");
+    // What cannot work is left alone, and the next one holds.
+    for (text, name) in [("name = 3\n", "spring"), ("name = 'well'\n", "well")] {
+        fs::write(&file, text).unwrap();
+        program.hang_up();
+        let renamed = async { while program.name().await != name {} };
+        tokio::time::timeout(Duration::from_secs(20), renamed).await.expect("it is renamed");
+    }
+}
