@@ -13,7 +13,8 @@ use feed::verify::Verifier;
 use ic_agent::{Agent, AgentError, Identity, agent::RejectCode};
 use interface::{
     Answer, ChangesFrom, ChangesPage, ChangesRequest, Count, DeleteOutcome, Deletion, Done,
-    Encoding, QueryPage, QueryRequest, ReadError, Role, SAVE_EVENTS_MAX, SaveOutcome, Status, Tip,
+    Encoding, QueryPage, QueryRequest, ReadError, RelayEntry, RelayInfo, Role, SAVE_EVENTS_MAX,
+    SaveOutcome, Status, Tip,
 };
 use serde_bytes::{ByteBuf, Bytes};
 use tokio::sync::OnceCell;
@@ -246,6 +247,19 @@ impl Layer2 for Canister {
 
     async fn status(&self) -> Result<Status, Layer2Error> {
         self.ask("status", ()).await
+    }
+
+    fn has_directory(&self) -> bool {
+        true
+    }
+
+    async fn announce(&self, info: RelayInfo) -> Result<(), Layer2Error> {
+        let done: Done = self.update("announce", (info,)).await?;
+        done.into_result().map_err(Layer2Error::Refused)
+    }
+
+    async fn relays(&self) -> Result<Vec<RelayEntry>, Layer2Error> {
+        self.ask("relays", ()).await
     }
 
     fn usage(&self) -> Option<UsageFigures> {

@@ -23,8 +23,8 @@ use candid::Principal;
 use event::{EventId, Filter, Timestamp};
 pub use ic_agent::Identity;
 pub use interface::{
-    Change, ChangesFrom, ChangesPage, Count, DeleteOutcome, Deletion, QueryPage, Role, SaveOutcome,
-    Status, What,
+    Change, ChangesFrom, ChangesPage, Count, DeleteOutcome, Deletion, QueryPage, RelayEntry,
+    RelayInfo, Role, SaveOutcome, Status, What,
 };
 
 pub use crate::{
@@ -131,6 +131,21 @@ pub trait Layer2: Send + Sync + 'static {
 
     /// What it holds and what it costs. Fields that mean nothing for it are 0.
     async fn status(&self) -> Result<Status, Layer2Error>;
+
+    /// Whether relays find each other in it.
+    fn has_directory(&self) -> bool {
+        false
+    }
+
+    /// Lists this relay in the directory, or keeps it listed.
+    async fn announce(&self, _info: RelayInfo) -> Result<(), Layer2Error> {
+        Ok(())
+    }
+
+    /// The relays that the directory has heard of lately.
+    async fn relays(&self) -> Result<Vec<RelayEntry>, Layer2Error> {
+        Ok(Vec::new())
+    }
 
     /// What our calls came to. None where they cost nothing.
     fn usage(&self) -> Option<UsageFigures> {

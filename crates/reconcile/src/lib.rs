@@ -61,13 +61,24 @@ pub trait Set {
     ) -> Result<(), Self::Error>;
 }
 
-/// Adds an id to a sum of ids.
-pub fn add(sum: &mut [u8; 32], id: &EventId) {
+/// Adds an id, or a sum of ids, to a sum of ids.
+pub fn add(sum: &mut [u8; 32], more: &[u8; 32]) {
     let mut carry = false;
-    for (limb, other) in sum.as_chunks_mut().0.iter_mut().zip(id.0.as_chunks().0) {
+    for (limb, other) in sum.as_chunks_mut().0.iter_mut().zip(more.as_chunks().0) {
         let (added, over) = u64::from_le_bytes(*limb).overflowing_add(u64::from_le_bytes(*other));
         let (added, over_by_carry) = added.overflowing_add(carry.into());
         *limb = added.to_le_bytes();
         carry = over | over_by_carry;
+    }
+}
+
+/// Takes a sum of ids out of a larger one.
+pub fn subtract(sum: &mut [u8; 32], less: &[u8; 32]) {
+    let mut borrow = false;
+    for (limb, other) in sum.as_chunks_mut().0.iter_mut().zip(less.as_chunks().0) {
+        let (left, under) = u64::from_le_bytes(*limb).overflowing_sub(u64::from_le_bytes(*other));
+        let (left, under_by_borrow) = left.overflowing_sub(borrow.into());
+        *limb = left.to_le_bytes();
+        borrow = under | under_by_borrow;
     }
 }

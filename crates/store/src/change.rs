@@ -24,6 +24,8 @@ pub enum Origin {
     Client,
     /// A client of this relay, and L2 is never to hear of it.
     Local,
+    /// Another relay, as it heard of it: L2 is to hear of it from there.
+    Peer,
     /// L2, which therefore holds it.
     Layer2,
 }
@@ -303,6 +305,7 @@ impl<'e> Change<'e> {
         match origin {
             Origin::Client => self.queue(seq, &new.packed)?,
             Origin::Local => self.keep_local(seq)?,
+            Origin::Peer => self.await_from_peer(seq, &new.packed)?,
             Origin::Layer2 => {}
         }
         Ok(seq)
@@ -318,12 +321,12 @@ impl<'e> Change<'e> {
     }
 
     /// The feed may be older than what a client put here: an operator of L2 removed the event, then
-    /// its author published it again to us. So while L2 has not answered for it, the row decides.
+    /// its author published it again to us. So while L2 has not answered for it, the row decides. What a
+    /// peer brought is older news than what L2 says of it.
     fn remove_as_layer2_did(&mut self, id: &EventId) -> Result<()> {
-        match self.seq_of(id)? {
-            Some(seq) if !self.is_only_here(seq)? => self.remove(seq),
-            _ => Ok(()),
-        }
+        let Some(seq) = self.seq_of(id)? else { return Ok(()) };
+        self.databases.tapped.delete(&mut self.txn, &seq.0)?;
+        if self.is_only_here(seq)? { Ok(()) } else { self.remove(seq) }
     }
 
     /// L2 is empty now: here remains what is only here, and the deletions that this asks for.

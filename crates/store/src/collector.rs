@@ -521,6 +521,7 @@ impl Store {
         let mut pending = databases.outbox.range(txn, &bounds)?.peekable();
         let mut refused = databases.aside.range(txn, &bounds)?.peekable();
         let mut local = databases.local.range(txn, &bounds)?.peekable();
+        let mut tapped = databases.tapped.range(txn, &bounds)?.peekable();
         for (looked_at, row) in bodies.range(txn, &bounds)?.enumerate() {
             let (seq, bytes) = row?;
             if looked_at == SLICE_EVENTS_MAX {
@@ -529,7 +530,8 @@ impl Store {
             let last = row_at(&mut served, seq)?;
             let is_only_here = row_at(&mut pending, seq)?.is_some()
                 || row_at(&mut refused, seq)?.is_some()
-                || row_at(&mut local, seq)?.is_some();
+                || row_at(&mut local, seq)?.is_some()
+                || row_at(&mut tapped, seq)?.is_some();
             if terms.has_layer2 && is_only_here {
                 continue;
             }

@@ -16,6 +16,7 @@
 //! outbox              seq                  → ms 8 | bytes 4   to be sent to L2, since when, how long
 //! aside               seq                  → ms 8 | reason    refused by L2, since when
 //! local               seq                  →                  never to be sent to L2
+//! tapped              seq                  → ms 8 | bytes 4   brought by a peer, which sends it to L2
 //! quiet               seq                  →                  read through: old when it came
 //! covered             part of a filter 16  → from 8 | until 8 dates of which nothing is missing
 //! numbers             name                 → number 8         format, next seq, L2's cursor, …
@@ -39,11 +40,13 @@ use index::{Index, Seq};
 pub type Number = U64<BigEndian>;
 
 /// How many databases there are, for LMDB to make room.
-pub const DATABASES: u32 = 24;
+pub const DATABASES: u32 = 25;
 
 /// The layout above. A file with another number was written by another version.
-pub const FORMAT: u64 = 4;
-/// The layout without `quiet` and `covered`: with these empty it is ours.
+pub const FORMAT: u64 = 5;
+/// The layout without `tapped`: with it empty it is ours.
+pub const FORMAT_BEFORE_TAPS: u64 = 4;
+/// The one before, without `quiet` and `covered`: with these empty it is the next.
 pub const FORMAT_BEFORE_COVERAGE: u64 = 3;
 /// The one before, whose outbox has no dates and no lengths, and which has no `local`.
 pub const FORMAT_BEFORE_DATES: u64 = 2;
@@ -80,6 +83,7 @@ pub struct Databases<'e> {
     pub outbox: Database<'e, Number, Bytes>,
     pub aside: Database<'e, Number, Bytes>,
     pub local: Database<'e, Number, Unit>,
+    pub tapped: Database<'e, Number, Bytes>,
     pub quiet: Database<'e, Number, Unit>,
     pub covered: Database<'e, Bytes, Bytes>,
     pub numbers: Database<'e, Str, Number>,
@@ -107,6 +111,7 @@ impl OnCommit for Databases<'_> {
             outbox: self.outbox.on_commit(token),
             aside: self.aside.on_commit(token),
             local: self.local.on_commit(token),
+            tapped: self.tapped.on_commit(token),
             quiet: self.quiet.on_commit(token),
             covered: self.covered.on_commit(token),
             numbers: self.numbers.on_commit(token),
@@ -155,7 +160,8 @@ impl Databases<'static> {
     pub fn is_only_here(&self, txn: &RoTxn<'_, WithoutTls>, seq: Seq) -> Result<bool, heed::Error> {
         Ok(self.outbox.get(txn, &seq.0)?.is_some()
             || self.aside.get(txn, &seq.0)?.is_some()
-            || self.local.get(txn, &seq.0)?.is_some())
+            || self.local.get(txn, &seq.0)?.is_some()
+            || self.tapped.get(txn, &seq.0)?.is_some())
     }
 }
 
@@ -185,6 +191,7 @@ fn create_all<'e>(
         outbox: create(opener, txn, "outbox")?,
         aside: create(opener, txn, "aside")?,
         local: create(opener, txn, "local")?,
+        tapped: create(opener, txn, "tapped")?,
         quiet: create(opener, txn, "quiet")?,
         covered: create(opener, txn, "covered")?,
         numbers: create(opener, txn, "numbers")?,

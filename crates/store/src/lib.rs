@@ -26,7 +26,9 @@
 //! * What came as [`Origin::Local`], or was given up, never goes up: a row in `local` says so, and goes only with the event
 //!   or when L2 turns out to hold it all the same.
 //! * An event that came from L2 never gets a row, so nothing echoes.
-//! * A body that only this store has, by an outbox row, aside or local, is never given up while there is an L2.
+//! * What a peer brought ([`Origin::Peer`]) has a row in `tapped` instead, until L2's log brings it too, or it is adopted
+//!   ([`Writer::adopt`]) because that takes too long. So two relays do not both send it up, and it is not lost with one.
+//! * A body that only this store has, by an outbox row, aside, local or tapped, is never given up while there is an L2.
 //! * An event lies in one of the trees `events`, `kept` and `stubs`, and in one only; while it lies in any, it has all
 //!   its keys. So filters, counts, duplicates and the rules see a stub as they see its event.
 //! * From [`Store::complete_since`] on nothing is missing but what the rules took out. Older events may

@@ -1,5 +1,5 @@
-//! The outbox's rows: what L2 has yet to hear of. Beside them lies what L2 does not take (aside), and
-//! what it is never to hear of (local).
+//! The outbox's rows: what L2 has yet to hear of. Beside them lies what L2 does not take (aside), what it
+//! is never to hear of (local), and what it is to hear of from another relay (tapped).
 //!
 //! Whatever has one of these rows is only here, so its body is never given up for a stub. A row says
 //! since when its event waits and how long it is, and the sum of all lengths is kept as a number, so
@@ -68,7 +68,7 @@ pub enum Rows {
 pub enum Standing {
     /// It is not here, or not any more.
     NotHeld,
-    /// L2 has not answered for it.
+    /// L2 has not answered for it, or another relay is to bring it there.
     Waiting,
     /// L2 does not take it, for this reason.
     Aside(String),
@@ -172,9 +172,34 @@ impl Change<'_> {
         self.databases.local.put(&mut self.txn, &seq.0, &())
     }
 
+    /// L2 is to hear of the event at this place from the relay that brought it.
+    pub(crate) fn await_from_peer(&mut self, seq: Seq, event: &[u8]) -> Result<()> {
+        let row = OutboxRow::of(event).to_bytes();
+        self.databases.tapped.put(&mut self.txn, &seq.0, &row)
+    }
+
+    /// Puts into the outbox what peers brought before `before` and L2 is not known to have: of the first
+    /// `most` of all that they brought. Says how many that were.
+    pub fn adopt(&mut self, before: Millis, most: usize) -> Result<usize> {
+        let mut due = Vec::new();
+        for row in self.databases.tapped.iter(&self.txn)?.take(most) {
+            let (seq, row) = row?;
+            if OutboxRow::read(row).since < before {
+                due.push(Seq(seq));
+            }
+        }
+        for seq in &due {
+            self.databases.tapped.delete(&mut self.txn, &seq.0)?;
+            let event = self.databases.bytes_at(&self.txn, *seq)?.unwrap_or_default().to_vec();
+            self.queue(*seq, &event)?;
+        }
+        Ok(due.len())
+    }
+
     /// Takes out every row that says that an event is only here: it is gone, or L2 has it.
     pub(crate) fn forget_rows(&mut self, seq: Seq) -> Result<()> {
-        let Databases { aside, local, .. } = self.databases;
+        let Databases { aside, local, tapped, .. } = self.databases;
+        tapped.delete(&mut self.txn, &seq.0)?;
         self.unqueue(seq)?;
         aside.delete(&mut self.txn, &seq.0)?;
         local.delete(&mut self.txn, &seq.0)?;
@@ -217,7 +242,9 @@ impl Change<'_> {
     pub fn give_up(&mut self, rows: &Rows) -> Result<usize> {
         let mut given_up = 0;
         for seq in self.seqs_of(rows)? {
-            if self.unqueue(seq)? || self.databases.aside.delete(&mut self.txn, &seq.0)? {
+            let Databases { aside, tapped, .. } = self.databases;
+            let waited = self.unqueue(seq)? || tapped.delete(&mut self.txn, &seq.0)?;
+            if waited || aside.delete(&mut self.txn, &seq.0)? {
                 self.keep_local(seq)?;
                 given_up += 1;
             }
@@ -240,12 +267,15 @@ impl Change<'_> {
 
     /// Everything that is only here, in order.
     pub(crate) fn all_only_here(&self) -> Result<Vec<Seq>> {
-        let Databases { outbox, aside, local, .. } = self.databases;
+        let Databases { outbox, aside, local, tapped, .. } = self.databases;
         let mut seqs = Vec::new();
         for row in outbox.iter(&self.txn)? {
             seqs.push(Seq(row?.0));
         }
         for row in aside.iter(&self.txn)? {
+            seqs.push(Seq(row?.0));
+        }
+        for row in tapped.iter(&self.txn)? {
             seqs.push(Seq(row?.0));
         }
         for row in local.iter(&self.txn)? {
@@ -309,6 +339,21 @@ impl Store {
         Ok(waiting)
     }
 
+    /// Which of these places have a row in the outbox: what clients of this relay brought there.
+    pub fn in_outbox(&self, seqs: &[Seq]) -> std::result::Result<Vec<bool>, ReadError> {
+        let snapshot = self.snapshot()?;
+        let (outbox, txn) = (&snapshot.databases.outbox, &snapshot.txn);
+        let rows = seqs.iter().map(|seq| Ok(outbox.get(txn, &seq.0)?.is_some()));
+        rows.collect()
+    }
+
+    /// Since when the first event waits that a peer brought and L2 is not known to have.
+    pub fn tapped_since(&self) -> std::result::Result<Option<Millis>, ReadError> {
+        let snapshot = self.snapshot()?;
+        let first = snapshot.databases.tapped.first(&snapshot.txn)?;
+        Ok(first.map(|(_, row)| OutboxRow::read(row).since))
+    }
+
     /// How many events L2 has not answered for.
     pub fn outbox_len(&self) -> std::result::Result<u64, ReadError> {
         let snapshot = self.snapshot()?;
@@ -344,8 +389,9 @@ impl Store {
     pub fn standing(&self, id: &EventId) -> std::result::Result<Standing, ReadError> {
         let snapshot = self.snapshot()?;
         let Some(seq) = snapshot.seq_of(id)? else { return Ok(Standing::NotHeld) };
-        let (Databases { outbox, aside, local, .. }, txn) = (snapshot.databases, &snapshot.txn);
-        if outbox.get(txn, &seq.0)?.is_some() {
+        let (Databases { outbox, aside, local, tapped, .. }, txn) =
+            (snapshot.databases, &snapshot.txn);
+        if outbox.get(txn, &seq.0)?.is_some() || tapped.get(txn, &seq.0)?.is_some() {
             return Ok(Standing::Waiting);
         }
         if let Some(row) = aside.get(txn, &seq.0)? {

@@ -18,8 +18,8 @@ use crate::{
     collector::row_at,
     databases::{
         COMPLETE_SINCE, Databases, FORMAT, FORMAT_BEFORE_COLLECTION, FORMAT_BEFORE_COVERAGE,
-        FORMAT_BEFORE_DATES, FORMAT_NAME, FORMAT_SHARED, GIVEN_UP, LAYER2_CURSOR, MADE, NEXT_SEQ,
-        OUTBOX_BYTES,
+        FORMAT_BEFORE_DATES, FORMAT_BEFORE_TAPS, FORMAT_NAME, FORMAT_SHARED, GIVEN_UP,
+        LAYER2_CURSOR, MADE, NEXT_SEQ, OUTBOX_BYTES,
     },
     environment::Environment,
     observer::Observer,
@@ -129,6 +129,8 @@ pub struct Stats {
     pub aside: u64,
     /// Events that L2 is never to hear of.
     pub local: u64,
+    /// Events that a peer brought, and that L2 is not known to have.
+    pub tapped: u64,
     /// Size of the data file. It does not shrink: free pages are used again.
     pub bytes_on_disk: u64,
     /// What of it is in use.
@@ -423,6 +425,7 @@ impl Store {
             outbox_since: databases.outbox.first(txn)?.map(|(_, row)| OutboxRow::read(row).since),
             aside: databases.aside.len(txn)?,
             local: databases.local.len(txn)?,
+            tapped: databases.tapped.len(txn)?,
             bytes_on_disk: self.inner.environment.env().real_disk_size()?,
             commits: self.inner.environment.env().info().last_txn_id as u64,
         })
@@ -538,7 +541,7 @@ fn check_format(
         Some(FORMAT_BEFORE_COLLECTION | FORMAT_BEFORE_DATES) if ours == FORMAT => {
             add_dates(databases, &mut txn)?;
         }
-        Some(FORMAT_BEFORE_COVERAGE) if ours == FORMAT => {}
+        Some(FORMAT_BEFORE_COVERAGE | FORMAT_BEFORE_TAPS) if ours == FORMAT => {}
         Some(found) => return Ok(found),
         None => {
             databases.numbers.put(&mut txn, NEXT_SEQ, &0)?;

@@ -45,6 +45,7 @@ pub enum Invariant {
     Outbox,
     Aside,
     Local,
+    Tapped,
     Served,
     Quiet,
     Covered,
@@ -52,7 +53,7 @@ pub enum Invariant {
 
 impl Invariant {
     /// All of them, in the order in which they are told.
-    pub const ALL: [Invariant; 22] = [
+    pub const ALL: [Invariant; 23] = [
         Invariant::Format,
         Invariant::Seqs,
         Invariant::Places,
@@ -72,6 +73,7 @@ impl Invariant {
         Invariant::Outbox,
         Invariant::Aside,
         Invariant::Local,
+        Invariant::Tapped,
         Invariant::Served,
         Invariant::Quiet,
         Invariant::Covered,
@@ -99,6 +101,7 @@ impl Invariant {
             Invariant::Outbox => "outbox",
             Invariant::Aside => "aside",
             Invariant::Local => "local",
+            Invariant::Tapped => "tapped",
             Invariant::Served => "served",
             Invariant::Quiet => "quiet",
             Invariant::Covered => "covered",
@@ -130,6 +133,9 @@ impl Invariant {
             Invariant::Aside => "what L2 refused is held, and is not in the outbox as well",
             Invariant::Local => {
                 "what L2 is not to hear of is held, and does not wait for L2 as well"
+            }
+            Invariant::Tapped => {
+                "what L2 is to hear of from a peer is held, and does not go up from here as well"
             }
             Invariant::Served => "every date of serving stands beside its event",
             Invariant::Quiet => "every row for what was read through stands beside its event",
@@ -375,6 +381,15 @@ impl<'s> Check<'s> {
             let waits = databases.outbox.get(txn, &seq)?.is_some()
                 || databases.aside.get(txn, &seq)?.is_some();
             self.findings.note(Invariant::Local, !waits, || format!("seq {seq} waits for L2, too"));
+        }
+        for row in databases.tapped.iter(txn)? {
+            let (seq, _) = row?;
+            let is_held = self.event_at(seq)?.is_some();
+            self.findings.note(Invariant::Tapped, is_held, || format!("seq {seq} is not held"));
+            let is_ours = databases.outbox.get(txn, &seq)?.is_some()
+                || databases.aside.get(txn, &seq)?.is_some()
+                || databases.local.get(txn, &seq)?.is_some();
+            self.findings.note(Invariant::Tapped, !is_ours, || format!("seq {seq} has two rows"));
         }
         for row in databases.served.iter(txn)? {
             let (seq, _) = row?;

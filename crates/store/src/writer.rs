@@ -29,7 +29,7 @@ use crate::{
     coverage::notes_max,
     databases::NEXT_SEQ,
     environment::CannotGrow,
-    outbox::{Rows, Settlement},
+    outbox::{Millis, Rows, Settlement},
     shared::ByHand,
     store::Inner,
     usage::Usage,
@@ -117,6 +117,10 @@ enum Task {
     },
     GiveUp {
         rows: Rows,
+        done: Arc<AtomicUsize>,
+    },
+    Adopt {
+        before: Millis,
         done: Arc<AtomicUsize>,
     },
     Offer {
@@ -274,6 +278,21 @@ impl Writer {
         let done = Arc::new(AtomicUsize::new(0));
         self.call(Task::GiveUp { rows, done: done.clone() }).await?;
         Ok(done.load(Ordering::Relaxed))
+    }
+
+    /// Puts into the outbox what peers brought before `before` and L2 is not known to have: who brought it
+    /// does not seem to get it there. Says how many events that were.
+    pub async fn adopt(&self, before: Millis) -> Result<usize, WriteError> {
+        let mut adopted = 0;
+        loop {
+            let done = Arc::new(AtomicUsize::new(0));
+            self.call(Task::Adopt { before, done: done.clone() }).await?;
+            let more = done.load(Ordering::Relaxed);
+            adopted += more;
+            if more < BATCH_EVENTS_MAX {
+                return Ok(adopted);
+            }
+        }
     }
 
     /// Turns to an L2 of which nothing is known: another one, or one that was begun anew. All events that
@@ -696,7 +715,7 @@ impl Task {
             Task::Collect { seqs, .. } | Task::Prune { seqs, .. } => (seqs.len(), 0),
             Task::NoteServed { seqs } => (seqs.len(), 0),
             Task::Retry { .. } | Task::GiveUp { .. } | Task::Empty => (1, 0),
-            Task::Offer { .. } => (BATCH_EVENTS_MAX, 0),
+            Task::Offer { .. } | Task::Adopt { .. } => (BATCH_EVENTS_MAX, 0),
             Task::StartOver | Task::ForgetArrivals | Task::Text { .. } => (1, 0),
         }
     }
@@ -744,7 +763,10 @@ impl Task {
 
     /// Whether rows of the outbox come from it without new events.
     fn refills_outbox(&self) -> bool {
-        matches!(self, Task::Retry { .. } | Task::Offer { .. } | Task::StartOver)
+        matches!(
+            self,
+            Task::Retry { .. } | Task::Adopt { .. } | Task::Offer { .. } | Task::StartOver
+        )
     }
 
     fn is_collection(&self) -> bool {
@@ -762,6 +784,9 @@ impl Task {
             }
             Task::Retry { rows, done } => done.store(change.retry(rows)?, Ordering::Relaxed),
             Task::GiveUp { rows, done } => done.store(change.give_up(rows)?, Ordering::Relaxed),
+            Task::Adopt { before, done } => {
+                done.store(change.adopt(*before, BATCH_EVENTS_MAX)?, Ordering::Relaxed);
+            }
             Task::Offer { from, next } => {
                 let reached = change.offer(*from, BATCH_EVENTS_MAX)?;
                 *next.lock().expect("nobody panics holding it") = reached;

@@ -17,6 +17,7 @@ const NOTE: u64 = 0;
 const EXPIRING: u64 = 2;
 const REFUSED: u64 = 5;
 const LOCAL: u64 = 6;
+const TAPPED: u64 = 7;
 const UNKNOWN: u64 = 99;
 
 fn events() -> Vec<Verified> {
@@ -42,6 +43,8 @@ fn sound() -> (TempDir, Store, Writer) {
         writer.settle(vec![(Seq(REFUSED), refused)]).await.unwrap();
         let local = Author::new(3).sign(1_000, 1, &[], "L2 never hears of it");
         writer.put(local, Origin::Local).await.unwrap();
+        let tapped = Author::new(3).sign(1_001, 1, &[], "L2 is to hear of it from another");
+        writer.put(tapped, Origin::Peer).await.unwrap();
     });
     (folder, store, writer)
 }
@@ -88,7 +91,7 @@ fn a_sound_store_violates_nothing_and_every_invariant_is_looked_at() {
 fn whoever_hears_of_the_progress_may_stop_it() {
     let (_folder, store, _writer) = sound();
     let answer = store.verify(|done, total| {
-        assert_eq!((done, total), (7, 7));
+        assert_eq!((done, total), (8, 8));
         ControlFlow::Break(())
     });
     assert_eq!(answer.unwrap(), None);
@@ -114,6 +117,7 @@ fn a_stub_of_what_layer_2_has_is_sound_and_one_of_what_only_we_have_is_named() {
     check(&["stubs"], |to, txn| make_stub(to, txn, NOTE));
     check(&["stubs"], |to, txn| make_stub(to, txn, REFUSED));
     check(&["stubs"], |to, txn| make_stub(to, txn, LOCAL));
+    check(&["stubs"], |to, txn| make_stub(to, txn, TAPPED));
 }
 
 #[test]
@@ -241,6 +245,9 @@ fn rows_for_layer_2_without_an_event_are_named() {
     check(&["aside"], |to, txn| to.aside.put(txn, &NOTE, &row).unwrap());
     check(&["local"], |to, txn| to.local.put(txn, &UNKNOWN, &()).unwrap());
     check(&["local"], |to, txn| to.local.put(txn, &REFUSED, &()).unwrap());
+    check(&["tapped"], |to, txn| to.tapped.put(txn, &UNKNOWN, &row).unwrap());
+    check(&["tapped"], |to, txn| to.tapped.put(txn, &NOTE, &row).unwrap());
+    check(&["tapped"], |to, txn| to.tapped.put(txn, &LOCAL, &row).unwrap());
 }
 
 #[test]

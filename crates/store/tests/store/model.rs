@@ -15,7 +15,8 @@ use event::{
 };
 use proptest::{collection::vec, prelude::*, sample::Index};
 use store::{
-    Collector, Layer2Change, Occasion, Options, Origin, Outcome, Seq, Settlement, Store, Writer,
+    Collector, Layer2Change, Millis, Occasion, Options, Origin, Outcome, Seq, Settlement, Store,
+    Writer,
 };
 use tempfile::TempDir;
 use tokio::runtime::Builder;
@@ -43,13 +44,16 @@ struct Step {
     /// Stubs whose bodies then come back, and how many of what is held is served.
     revived: Vec<Index>,
     served: usize,
+    /// Whether what peers brought then goes up from here.
+    adopts: bool,
     reopens: bool,
     /// Seconds that go by then.
     passing: u64,
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let origin = || prop::sample::select(&[Origin::Client, Origin::Layer2, Origin::Local][..]);
+    let origin =
+        || prop::sample::select(&[Origin::Client, Origin::Layer2, Origin::Local, Origin::Peer][..]);
     let way = prop_oneof![
         origin().prop_map(Way::OneByOne),
         origin().prop_map(Way::AllAtOnce),
@@ -60,15 +64,16 @@ fn step() -> impl Strategy<Value = Step> {
     let passing = prop_oneof![3 => Just(0), 1 => 1u64..4];
     let collected = prop::option::weighted(0.4, any::<Index>());
     let revived = vec(any::<Index>(), 0..3);
-    let reopens = prop::bool::weighted(0.1);
+    let reopens = (prop::bool::weighted(0.1), prop::bool::weighted(0.1));
     (way, 1usize..9, settled, (collected, revived, 0usize..4), reopens, passing).prop_map(
-        |(way, events, settled, (collected, revived, served), reopens, passing)| Step {
+        |(way, events, settled, (collected, revived, served), (reopens, adopts), passing)| Step {
             way,
             events,
             settled,
             collected,
             revived,
             served,
+            adopts,
             reopens,
             passing,
         },
@@ -82,6 +87,7 @@ struct Model {
     pending: BTreeSet<EventId>,
     aside: BTreeSet<EventId>,
     local: BTreeSet<EventId>,
+    tapped: BTreeSet<EventId>,
     next: Seq,
     cursor: Option<u64>,
 }
@@ -97,9 +103,11 @@ impl Model {
         match (origin, outcome) {
             (Origin::Client, Outcome::Saved(_)) => drop(self.pending.insert(event.id)),
             (Origin::Local, Outcome::Saved(_)) => drop(self.local.insert(event.id)),
+            (Origin::Peer, Outcome::Saved(_)) => drop(self.tapped.insert(event.id)),
             (Origin::Layer2, Outcome::Saved(_) | Outcome::Duplicate(_)) => {
                 self.pending.remove(&event.id);
                 self.local.remove(&event.id);
+                self.tapped.remove(&event.id);
                 self.aside.remove(&event.id);
             }
             _ => {}
@@ -117,6 +125,7 @@ impl Model {
         self.pending.retain(|id| live.contains(id));
         self.aside.retain(|id| live.contains(id));
         self.local.retain(|id| live.contains(id));
+        self.tapped.retain(|id| live.contains(id));
     }
 
     fn settle(&mut self, id: EventId, is_refused: bool) -> Settlement {
@@ -146,7 +155,8 @@ impl Model {
         let stats = store.stats().unwrap();
         assert_eq!(stats.events, held.len() as u64);
         assert_eq!(stats.stubs, stubs(store).len() as u64);
-        for id in self.pending.iter().chain(&self.aside).chain(&self.local) {
+        let only_here = self.pending.iter().chain(&self.aside).chain(&self.local);
+        for id in only_here.chain(&self.tapped) {
             let bytes = store.get(id).unwrap().unwrap();
             assert!(!Packed::trusted(&bytes).unwrap().is_stub(), "nobody else has its body");
         }
@@ -154,6 +164,7 @@ impl Model {
         assert_eq!(stats.outbox, self.pending.len() as u64);
         assert_eq!(stats.aside, self.aside.len() as u64);
         assert_eq!(stats.local, self.local.len() as u64);
+        assert_eq!(stats.tapped, self.tapped.len() as u64);
         assert_eq!(store.l2_cursor().unwrap(), self.cursor);
     }
 }
@@ -196,6 +207,10 @@ impl Both {
         self.bring(step.way, events).await;
         self.settle(&step.settled).await;
         self.check();
+        if step.adopts {
+            self.adopt().await;
+            self.check();
+        }
         let served = all(self.store()).into_iter().map(|(seq, _)| seq).take(step.served);
         self.store().note_served(served);
         if let Some(place) = step.collected {
@@ -238,6 +253,14 @@ impl Both {
         }
     }
 
+    /// What peers brought goes up from here.
+    async fn adopt(&mut self) {
+        let adopted = self.writer().adopt(Millis(u64::MAX)).await.unwrap();
+        assert_eq!(adopted, self.model.tapped.len());
+        self.model.pending.append(&mut self.model.tapped);
+        assert_eq!(self.store().tapped_since().unwrap(), None);
+    }
+
     /// Gives up all bodies before `end` that L2 has.
     async fn collect(&self, end: Seq) {
         let (store, writer) = (self.store(), self.writer());
@@ -247,12 +270,13 @@ impl Both {
         let (bodies, outbox) = (bodies(store), outbox(store));
         let aside = store.aside(Seq(0), usize::MAX).unwrap();
         let held = all(store);
-        let local =
-            |seq: &Seq| held.iter().any(|row| row.0 == *seq && self.model.local.contains(&row.1));
+        let other_rows = |row: &(Seq, EventId)| {
+            self.model.local.contains(&row.1) || self.model.tapped.contains(&row.1)
+        };
         let is_only_here = |seq: &Seq| {
             outbox.iter().any(|row| row.0 == *seq)
                 || aside.iter().any(|row| row.seq == *seq)
-                || local(seq)
+                || held.iter().any(|row| row.0 == *seq && other_rows(row))
         };
         assert!(bodies.iter().filter(is_before).all(is_only_here));
     }
