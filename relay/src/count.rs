@@ -71,11 +71,17 @@ impl Question {
             Some(inquiry) => inquiry.knows(&self.filters).await,
             None => true,
         };
+        let before = self.reads.given_up();
         let here = match self.count_here().await? {
             Ok(here) => here,
             Err(error) => return Some(Err(error)),
         };
-        if is_known {
+        // What is given up while it is counted, may be missing.
+        let is_whole = match (before, self.reads.given_up()) {
+            (Ok(before), Ok(after)) => self.inquiry.is_none() || before == after,
+            (Err(error), _) | (_, Err(error)) => return Some(Err(error)),
+        };
+        if is_known && is_whole {
             return Some(Ok(here));
         }
         let there = self.count_there().await.unwrap_or(0);

@@ -110,8 +110,10 @@ impl HotLists {
     }
 
     fn take(&self, asked: &Asked) -> Option<List> {
-        // How many of the newest are wanted nobody can bring up to date.
-        if asked.filter.limit.is_some() {
+        // How many of the newest are wanted, and what is hidden as time goes by, nobody can bring up to date.
+        let has_messages = !asked.keys.is_empty();
+        let fades = has_messages && asked.terms.messages.days_max.is_some();
+        if asked.filter.limit.is_some() || fades {
             return None;
         }
         let lists = self.0.lock().expect("nobody panics holding it");
@@ -159,7 +161,10 @@ async fn bring_up_to_date(
         let touched: HashSet<EventId> = touched.into_iter().collect();
         let items = match touched.is_empty() && come.is_empty() {
             true => list.items,
-            false => Arc::new(list.items.changed(|item| touched.contains(&item.id), come)),
+            false => {
+                let gone = |item: &Item| touched.contains(&item.id);
+                Arc::new(list.items.changed((!touched.is_empty()).then_some(gone), come))
+            }
         };
         Ok(Some(List { items, place, ..list }))
     });

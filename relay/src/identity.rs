@@ -14,9 +14,9 @@ use std::{
 use anyhow::{Context, ensure};
 use bech32::{Bech32, Hrp};
 use candid::Principal;
-use event::PublicKey;
+use event::{Event, EventId, Kind, PublicKey, Signature, Tag, Timestamp};
 use ic_agent::{Identity as _, identity::Secp256k1Identity};
-use secp256k1::{Keypair, SecretKey};
+use secp256k1::{Keypair, SecretKey, schnorr};
 
 /// The key file's name in the data folder.
 const FILE: &str = "relay.key";
@@ -68,6 +68,24 @@ impl Identity {
     /// Where the secret lies.
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// An event without content, signed with the nostr key.
+    pub fn sign(&self, kind: Kind, tags: &[&[String]], created_at: Timestamp) -> Event {
+        let mut event = Event {
+            id: EventId([0; 32]),
+            pubkey: self.public_key,
+            created_at,
+            kind,
+            tags: tags.iter().map(|tag| Tag(tag.to_vec())).collect(),
+            content: String::new(),
+            sig: Signature([0; 64]),
+        };
+        event.id = event.computed_id();
+        let key = SecretKey::from_secret_bytes(self.secret).expect("it was accepted before");
+        let key = Keypair::from_secret_key(&key);
+        event.sig = Signature(schnorr::sign_no_aux_rand(&event.id.0, &key).to_byte_array());
+        event
     }
 
     /// What signs calls to the canister.
@@ -152,6 +170,16 @@ mod tests {
         fs::write(identity.file(), "not hex").unwrap();
         let refusal = Identity::open(folder.path()).err().unwrap().to_string();
         assert!(refusal.contains("64 hex digits"), "{refusal}");
+    }
+
+    #[test]
+    fn what_it_signs_verifies() {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = Identity::open(folder.path()).unwrap();
+        let tag = ["relay".to_owned(), "wss://a".to_owned()];
+        let event = identity.sign(Kind(22_242), &[&tag], Timestamp(7));
+        assert_eq!(event.pubkey, identity.public_key());
+        assert!(event::verify(event).is_ok());
     }
 
     #[test]

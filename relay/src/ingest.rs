@@ -5,8 +5,10 @@
 
 use std::{io, sync::Arc};
 
-use event::{Class, Event, EventId, Kind, PublicKey, Timestamp, Verified, stated_id, verify};
-use store::{Origin, Outcome, Store, WriteError, Writer};
+use event::{
+    Class, Event, EventId, Filter, Kind, PublicKey, Timestamp, Verified, stated_id, verify,
+};
+use store::{Origin, Outcome, Store, Writer};
 use tokio::sync::watch;
 
 use crate::{
@@ -15,14 +17,17 @@ use crate::{
     clock,
     config::{
         Config, NotGranted, OkAfter,
-        terms::{InForce, Limits},
+        terms::{InForce, Limits, Terms},
     },
-    delta::Delta,
+    deliveries::Deliveries,
+    delta::{Brought, Delta},
     local::{LocalOnly, is_protection},
     membership::Membership,
+    message::Message,
     metrics::Metrics,
     outbox::{UntilLayer2, Waiters},
     plugin::{Asker, Policy, Ruling},
+    quotas::{Quotas, Room},
     refusals::Refusals,
     throttle::{Act, Throttle},
     verdict::{Accepted, Answer, Rejection},
@@ -50,6 +55,8 @@ pub struct Ingest {
     until_layer2: Option<UntilLayer2>,
     policy: Policy,
     throttle: Arc<Throttle>,
+    deliveries: Deliveries,
+    quotas: Arc<Quotas>,
     metrics: Arc<Metrics>,
 }
 
@@ -81,7 +88,35 @@ pub struct Parts {
     pub in_force: InForce,
     pub policy: Policy,
     pub throttle: Arc<Throttle>,
+    pub deliveries: Deliveries,
+    pub quotas: Arc<Quotas>,
     pub metrics: Arc<Metrics>,
+}
+
+/// What became of an event that a peer sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tapped {
+    New,
+    Known,
+    /// It was not asked for, or asked for no longer.
+    Unwanted,
+    /// It is not for this relay, or not now.
+    Refused,
+    /// It is no event, or nobody signed it.
+    Forged,
+}
+
+impl Tapped {
+    /// Its name in the metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tapped::New => "new",
+            Tapped::Known => "known",
+            Tapped::Unwanted => "unwanted",
+            Tapped::Refused => "refused",
+            Tapped::Forged => "forged",
+        }
+    }
 }
 
 /// Who brings an event.
@@ -95,7 +130,7 @@ impl Ingest {
     /// Starts the threads that check events.
     pub fn start(config: &Config, parts: Parts) -> io::Result<Ingest> {
         let Parts { store, writer, delta, membership, waiters, local, metrics, .. } = parts;
-        let Parts { in_force, policy, throttle, .. } = parts;
+        let Parts { in_force, policy, throttle, deliveries, quotas, .. } = parts;
         let until_layer2 = (config.ok_after == OkAfter::Layer2).then(|| UntilLayer2 {
             store: store.clone(),
             waiters,
@@ -112,6 +147,8 @@ impl Ingest {
             until_layer2,
             policy,
             throttle,
+            deliveries,
+            quotas,
             metrics,
         })
     }
@@ -120,7 +157,10 @@ impl Ingest {
     pub async fn take(&self, json: String, bearer: Bearer) -> Answer {
         let answer = match self.throttle.visitor_does(Act::Event, &bearer.visitor) {
             Ok(()) => self.judge(json, Arc::new(bearer)).await,
-            Err(too_fast) => Answer { id: stated_id(json.as_bytes()), said: Err(too_fast.into()) },
+            Err(too_fast) => {
+                let id = stated_id(json.as_bytes());
+                Answer { id, from: None, said: Err(too_fast.into()) }
+            }
         };
         self.metrics.count_event(match &answer.said {
             Ok(accepted) => accepted.name(),
@@ -129,13 +169,45 @@ impl Ingest {
         answer
     }
 
+    /// Takes an event as a peer wrote it, which was asked for what is `wanted`.
+    pub async fn take_from_peer(&self, json: String, wanted: Arc<Filter>) -> Tapped {
+        let (admission, now) = (self.admission.clone(), clock::now());
+        let examined = self.verifier.run(move || admission.examine_tapped(&json, &wanted, now));
+        let event = match examined.await {
+            Some(Ok(event)) => event,
+            Some(Err(tapped)) => return tapped,
+            None => return Tapped::Refused,
+        };
+        if self.local.keeps(&event) {
+            return Tapped::Refused;
+        }
+        if event.kind.class() == Class::Ephemeral {
+            let is_new = self.delta.pass_on(&event, Brought::Peer);
+            return if is_new { Tapped::New } else { Tapped::Known };
+        }
+        let message = self.deliveries.message_of(&event);
+        match self.writer.put(event, Origin::Peer).await {
+            Ok(Outcome::Saved(_)) => {
+                message.iter().for_each(|message| self.deliveries.stored(message));
+                Tapped::New
+            }
+            Ok(_) => Tapped::Known,
+            // The store has said so in the log, and the poll will bring it.
+            Err(_) => Tapped::Refused,
+        }
+    }
+
     async fn judge(&self, json: String, bearer: Arc<Bearer>) -> Answer {
         let (text, now) = (self.refusals.text(&json), clock::now());
         if let Some((id, rejection)) = self.refusals.find(text, now) {
-            return Answer { id: Some(id), said: Err(rejection) };
+            return Answer { id: Some(id), from: None, said: Err(rejection) };
         }
         let (admission, by) = (self.admission.clone(), bearer.clone());
         let examined = self.verifier.run(move || admission.examine(&json, &by.keys, now)).await;
+        let from = match &examined {
+            Some(Examined::New(event)) => Some(event.pubkey),
+            _ => None,
+        };
         let (id, said) = match examined {
             Some(Examined::New(event)) => (Some(event.id), self.consider(event, &bearer).await),
             Some(Examined::Known(id)) => (Some(id), self.confirm(id, Accepted::Duplicate).await),
@@ -147,7 +219,7 @@ impl Ingest {
         {
             self.refusals.note(text, id, rejection.clone(), now);
         }
-        Answer { id, said }
+        Answer { id, from, said }
     }
 
     /// What only its author may have done counts for its author: so this comes after the check.
@@ -168,13 +240,22 @@ impl Ingest {
             if event.expiration().is_some_and(|date| date <= clock::now()) {
                 return Err(Rejection::Expired);
             }
-            self.delta.pass_on(&event);
-            return Ok(Accepted::PassedOn);
+            let is_new = self.delta.pass_on(&event, Brought::Client);
+            return Ok(if is_new { Accepted::PassedOn } else { Accepted::Duplicate });
         }
         let (id, is_local) = (event.id, self.local.keeps(&event));
         let origin = if is_local { Origin::Local } else { Origin::Client };
+        let (message, room) = self.find_room(&event).await?.unzip();
         match self.writer.put(event, origin).await {
-            Ok(Outcome::Saved(_)) => self.confirm(id, Accepted::Stored).await,
+            Ok(Outcome::Saved(seq)) => {
+                if let Some(room) = room {
+                    room.take(seq);
+                }
+                if let Some(message) = message {
+                    self.deliveries.stored(&message);
+                }
+                self.confirm(id, Accepted::Stored).await
+            }
             Ok(Outcome::Duplicate(_)) => self.confirm(id, Accepted::Duplicate).await,
             Ok(Outcome::Superseded) => Ok(Accepted::Superseded),
             Ok(Outcome::Ephemeral) => Ok(Accepted::PassedOn),
@@ -182,8 +263,16 @@ impl Ingest {
             Ok(Outcome::Expired) => Err(Rejection::Expired),
             Ok(Outcome::Invalid(reason)) => Err(Rejection::Invalid(reason.to_string())),
             // The store has said so in the log, once.
-            Err(error) => Err(refusal(&error)),
+            Err(error) => Err(error.into()),
         }
+    }
+
+    /// Room for a message, if it is one.
+    async fn find_room(&self, event: &Event) -> Result<Option<(Message, Room)>, Rejection> {
+        let message = Message::of_event(event, &self.admission.in_force.load().guarded_kinds);
+        let Some(message) = message else { return Ok(None) };
+        let room = self.quotas.admit(&message).await?;
+        Ok(Some((message, room)))
     }
 
     /// What is said of an event that L1 has: at once, or when L2 has answered for it.
@@ -214,14 +303,40 @@ impl Admission {
         }
         let event = match Event::from_json(json.as_bytes()) {
             Ok(event) => event,
-            Err(error) => return refused(Rejection::Invalid(error.to_string())),
+            Err(error) => return refused(Rejection::Unreadable(error.to_string())),
         };
         let id = event.id;
         let admitted = self.admit(&event, limits, now);
         let admitted = admitted.and_then(|()| terms.access.check(&event));
+        let admitted = admitted.and_then(|()| check_age(&event, &terms, now));
         let admitted = admitted.and_then(|()| check_protection(&event, keys));
         let checked = admitted.and_then(|()| Ok(verify(event)?));
         checked.map_or_else(|refusal| Examined::Refused(Some(id), refusal), Examined::New)
+    }
+
+    /// What a peer sends: its own clients' events, which it has let in by its own limits. Those that keep a
+    /// store sound hold for it too.
+    fn examine_tapped(
+        &self,
+        json: &str,
+        wanted: &Filter,
+        now: Timestamp,
+    ) -> Result<Verified, Tapped> {
+        if stated_id(json.as_bytes()).is_some_and(|id| self.is_held(&id)) {
+            return Err(Tapped::Known);
+        }
+        let event = Event::from_json(json.as_bytes()).map_err(|_| Tapped::Forged)?;
+        if !wanted.matches(&event) {
+            return Err(Tapped::Unwanted);
+        }
+        let terms = self.in_force.load();
+        let limits = &terms.limits;
+        let is_small = json.len() <= limits.event_bytes_max;
+        if !is_small || check_form(&event, limits, now).is_err() {
+            return Err(Tapped::Refused);
+        }
+        let is_over = event.expiration().is_some_and(|date| date <= now);
+        if is_over { Err(Tapped::Refused) } else { verify(event).map_err(|_| Tapped::Forged) }
     }
 
     /// If L1 cannot be read, the writer will know, and say what is wrong with it.
@@ -230,33 +345,49 @@ impl Admission {
     }
 
     fn admit(&self, event: &Event, limits: &Limits, now: Timestamp) -> Result<(), Rejection> {
-        let refuse = |reason: String| Err(Rejection::Invalid(reason));
-        if event.tags.len() > limits.event_tags_max {
-            return refuse(format!(
-                "the event has {} tags, {} are allowed",
-                event.tags.len(),
-                limits.event_tags_max
-            ));
-        }
-        let chars_max = limits.content_chars_max();
-        if event.content.len() > chars_max && event.content.chars().count() > chars_max {
-            return refuse(format!("the content has more than {chars_max} characters"));
-        }
-        if NEVER_PUBLISHED.contains(&event.kind) {
-            return refuse(format!("events of kind {} are not for publishing", event.kind));
-        }
+        check_form(event, limits, now)?;
         check_work(event, limits.pow_min)?;
-        if event.created_at.0 > now.0.saturating_add(limits.future_seconds_max) {
-            return refuse("created_at lies too far in the future".into());
-        }
         let is_too_old = |max| event.created_at.0 < now.0.saturating_sub(max);
         if limits.past_seconds_max.is_some_and(is_too_old) {
-            return refuse("created_at lies too far in the past".into());
+            return Err(Rejection::Invalid("created_at lies too far in the past".into()));
         }
         let is_barred = *self.membership.borrow() == Membership::NotGranted
             && self.not_granted == NotGranted::Refuse;
         if is_barred { Err(Rejection::NotGranted) } else { Ok(()) }
     }
+}
+
+/// What holds for every event, whoever brings it.
+fn check_form(event: &Event, limits: &Limits, now: Timestamp) -> Result<(), Rejection> {
+    let refuse = |reason: String| Err(Rejection::Invalid(reason));
+    if event.tags.len() > limits.event_tags_max {
+        return refuse(format!(
+            "the event has {} tags, {} are allowed",
+            event.tags.len(),
+            limits.event_tags_max
+        ));
+    }
+    let chars_max = limits.content_chars_max();
+    if event.content.len() > chars_max && event.content.chars().count() > chars_max {
+        return refuse(format!("the content has more than {chars_max} characters"));
+    }
+    if NEVER_PUBLISHED.contains(&event.kind) {
+        return refuse(format!("events of kind {} are not for publishing", event.kind));
+    }
+    if event.created_at.0 > now.0.saturating_add(limits.future_seconds_max) {
+        return refuse("created_at lies too far in the future".into());
+    }
+    Ok(())
+}
+
+/// A message that would be swept away is not taken.
+fn check_age(event: &Event, terms: &Terms, now: Timestamp) -> Result<(), Rejection> {
+    let is_over = event.created_at < terms.messages.kept_since(now);
+    if is_over && Message::of_event(event, &terms.guarded_kinds).is_some() {
+        let days = terms.messages.days_max.unwrap_or_default();
+        return Err(Rejection::Invalid(format!("messages are kept for {days} days, it is older")));
+    }
+    Ok(())
 }
 
 /// A protected event comes from its author, and in no repost (NIP-70, NIP-18).
@@ -286,12 +417,4 @@ fn check_work(event: &Event, wanted: u32) -> Result<(), Rejection> {
         }
         _ => Ok(()),
     }
-}
-
-fn refusal(cause: &WriteError) -> Rejection {
-    Rejection::Error(match cause {
-        WriteError::Full => "storage is full",
-        WriteError::Stopped => "the relay is stopping",
-        WriteError::Failed(_) => "the relay cannot write its store",
-    })
 }

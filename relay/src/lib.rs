@@ -16,13 +16,16 @@ mod backoff;
 mod bits;
 pub mod client;
 mod clock;
+pub mod cluster;
 mod collector;
 pub mod config;
 pub mod control;
 mod costs;
 mod count;
 pub mod db;
+mod deliveries;
 mod delta;
+mod gateway_tap;
 mod hot;
 mod hub;
 pub mod identity;
@@ -32,6 +35,7 @@ mod inquiry;
 pub mod l2;
 mod local;
 mod membership;
+mod message;
 mod metrics;
 mod moderation;
 mod neg;
@@ -41,10 +45,14 @@ mod nip86;
 mod nip98;
 mod outbox;
 mod own_seqs;
+mod peers;
 mod plugin;
 mod poll;
+mod quotas;
 mod reads;
 mod refusals;
+mod removals;
+mod retention;
 mod revive;
 mod searcher;
 mod server;
@@ -58,6 +66,7 @@ mod under_way;
 mod verdict;
 mod verifier;
 mod visitor;
+mod walk;
 mod websocket;
 /// Public for the fuzz targets alone, which lie outside the workspace.
 #[doc(hidden)]
@@ -75,6 +84,7 @@ use layer2::Layer2;
 use store::Store;
 use tokio::{
     net::{TcpListener, TcpSocket},
+    runtime::Handle,
     sync::{Notify, Semaphore, watch},
 };
 use tokio_util::sync::CancellationToken;
@@ -83,23 +93,22 @@ use tracing::{error, info, warn};
 use crate::{
     auth::RelayUrl,
     config::{Config, terms::Terms},
+    deliveries::{Deliveries, Fact},
     delta::Delta,
     hot::HotLists,
-    hub::{Hub, Shared},
+    hub::{Around, Found, Hub},
     identity::Identity,
-    ingest::{Ingest, Parts},
+    ingest::Ingest,
     inquiry::Inquiry,
-    membership::Membership,
     metrics::Metrics,
     moderation::Moderator,
-    outbox::Waiters,
+    peers::{Peers, tapper::Tapper},
     plugin::{Policy, Side},
     poll::Standing,
     reads::Reads,
     revive::Revival,
     searcher::Searcher,
     throttle::Throttle,
-    under_way::UnderWay,
 };
 
 /// What all sessions share.
@@ -126,10 +135,59 @@ pub(crate) struct Relay {
     /// None: it does not search.
     pub searcher: Option<Arc<Searcher>>,
     pub ingest: Ingest,
+    /// The other relays of the cluster.
+    pub peers: Peers,
+    pub deliveries: Deliveries,
     pub metrics: Arc<Metrics>,
 }
 
 impl Relay {
+    /// Starts everything that a session needs, in the order in which one part needs another.
+    fn start(
+        config: Config,
+        identity: Identity,
+        url: RelayUrl,
+        moderator: Arc<Moderator>,
+        hub: &Hub,
+    ) -> anyhow::Result<Arc<Relay>> {
+        let throttle = Arc::new(Throttle::new(moderator.in_force()));
+        hub.tasks.spawn(throttle.clone().sweep(hub.stop()));
+        let collector = hub.collect(&config);
+        let quotas = hub.keep_messages();
+        let tapper = Arc::new(Tapper::new(hub.metrics.clone()));
+        hub.take_requests(&config.data, collector, &moderator, &quotas, &tapper);
+        let searcher = hub.search(&config);
+        let (standing, known) = watch::channel(Standing::Unknown);
+        let inquiry = hub.inquire(&config, known)?;
+        let link = hub.share(&config, standing);
+        let membership = link.membership.clone();
+        let (members, doubt) = (watch::Sender::default(), Arc::new(Notify::new()));
+        let peers = Peers { tapper, members: members.subscribe(), doubt: doubt.clone() };
+        let relay = Arc::new(Relay {
+            url,
+            identity,
+            moderator,
+            used: nip98::Used::default(),
+            read_policy: hub.policy(Side::Read),
+            reconciliations: Arc::new(Semaphore::new(neg::AT_ONCE_MAX)),
+            hot_lists: Arc::default(),
+            store: hub.store.clone(),
+            reads: hub.reads.clone(),
+            delta: hub.delta.clone(),
+            revival: hub.revive(&config),
+            inquiry,
+            searcher,
+            ingest: hub.take_events(&config, link, &throttle, quotas)?,
+            throttle,
+            peers,
+            deliveries: hub.deliveries(),
+            metrics: hub.metrics.clone(),
+            config,
+        });
+        hub.find_peers(&relay, Found { membership, members, doubt });
+        Ok(relay)
+    }
+
     /// What clients meet at present.
     pub fn terms(&self) -> Arc<Terms> {
         self.moderator.in_force().load_full()
@@ -148,6 +206,8 @@ impl Relay {
 
     /// The metrics, with what is not counted along. It reads L1.
     pub fn scrape(&self) -> String {
+        let tasks = Handle::current().metrics().num_alive_tasks();
+        self.metrics.tasks.set(tasks as i64);
         self.metrics.verify_queue.set(self.ingest.verifier.waiting() as i64);
         if let Some(used) = self.revival.layer2.as_ref().and_then(|layer2| layer2.usage()) {
             self.metrics.note_usage(&used);
@@ -158,6 +218,7 @@ impl Relay {
         if let Some(searcher) = &self.searcher {
             searcher.note(&self.metrics);
         }
+        self.metrics.note_lost_lines(self.deliveries.lost());
         match self.store.stats() {
             Ok(stats) => self.metrics.note_store(&stats),
             // All the more somebody should see the others.
@@ -219,72 +280,21 @@ pub async fn run(
     let moderator = Arc::new(Moderator::open(&config)?);
     let in_force = moderator.in_force();
     let url = config.url_or(listeners.clients.local_addr()?);
-    let hub = Hub::open(&config, url.clone(), stop.clone())?;
+    let (deliveries, scribe) =
+        Deliveries::open(&config.data, config.delivery_log_days, in_force.clone());
+    deliveries
+        .note(Fact::Started { version: env!("CARGO_PKG_VERSION"), key: identity.public_key() });
+    let around = Around { in_force, layer2, deliveries: deliveries.clone(), stop: stop.clone() };
+    let hub = Hub::open(&config, url.clone(), around)?;
     hub.tasks.spawn(reload_when_told(moderator.clone(), reload, stop.clone()));
-    let throttle = Arc::new(Throttle::new(in_force.clone()));
-    hub.tasks.spawn(throttle.clone().sweep(stop.clone()));
-    let collector = hub.collect(&config, layer2.is_some());
-    hub.take_requests(&config.data, collector, moderator.clone());
-    let reads = Reads::new(hub.store.clone(), in_force.clone());
-    let searcher = hub.search(&config, &reads, &in_force.load().guarded_kinds);
-    let (standing, known) = watch::channel(Standing::Unknown);
-    let inquiry = hub.inquire(&config, layer2.clone(), &reads, known)?;
-    let (waiters, local) = (Arc::new(Waiters::default()), Arc::new(config.local.clone()));
-    let membership = match layer2.clone() {
-        Some(layer2) => {
-            let (waiters, local) = (waiters.clone(), local.clone());
-            hub.share(&config, Shared { layer2, waiters, local, standing })
-        }
-        None => {
-            warn!("no shared store is set: events stay on this relay alone");
-            watch::channel(Membership::Unknown).1
-        }
-    };
-    let policy = |side| Policy::new(side, in_force.clone(), stop.clone());
-    let parts = Parts {
-        store: hub.store.clone(),
-        writer: hub.writer.clone(),
-        delta: hub.delta.clone(),
-        membership,
-        waiters,
-        local,
-        in_force: in_force.clone(),
-        policy: policy(Side::Write),
-        throttle: throttle.clone(),
-        metrics: hub.metrics.clone(),
-    };
-    let ingest = Ingest::start(&config, parts).context("starting the verifier's threads")?;
-    let revival = Arc::new(Revival {
-        layer2,
-        writer: hub.writer.clone(),
-        patience: config.layer2_timeout,
-        metrics: hub.metrics.clone(),
-        under_way: UnderWay::default(),
-    });
-    let relay = Arc::new(Relay {
-        url,
-        config,
-        identity,
-        moderator,
-        used: nip98::Used::default(),
-        throttle,
-        read_policy: policy(Side::Read),
-        reconciliations: Arc::new(Semaphore::new(neg::AT_ONCE_MAX)),
-        hot_lists: Arc::default(),
-        store: hub.store.clone(),
-        reads,
-        delta: hub.delta.clone(),
-        revival,
-        inquiry,
-        searcher,
-        ingest,
-        metrics: hub.metrics.clone(),
-    });
+    let relay = Relay::start(config, identity, url, moderator, &hub)?;
     if let Some(listener) = listeners.metrics {
         hub.tasks.spawn(server::serve_metrics(listener, relay.clone(), stop.clone()));
     }
     server::serve(listeners.clients, relay, stop).await;
     hub.close().await;
+    deliveries.note(Fact::Stopped);
+    scribe.end().await;
     info!("stopped");
     Ok(())
 }

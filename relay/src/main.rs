@@ -7,8 +7,9 @@ use aquifer::{
     Listeners, Signals,
     admin::{self, Admin},
     client::{Export, Import, export, import},
+    cluster::{self, Cluster},
     config::{Config, LogFormat, Settings, Source},
-    db::{self, Db, Outbox},
+    db::{self, Db, Messages, Outbox},
     identity::Identity,
     l2::{self, L2},
 };
@@ -34,8 +35,10 @@ enum Command {
     Import(Import),
     Export(Export),
     L2(L2),
+    Cluster(Cluster),
     Db(Db),
     Outbox(Outbox),
+    Messages(Messages),
     Admin(Admin),
 }
 
@@ -78,8 +81,10 @@ fn main() -> ExitCode {
         Command::Import(arguments) => in_runtime(import(arguments)),
         Command::Export(arguments) => in_runtime(export(arguments)),
         Command::L2(arguments) => in_runtime(l2::run(arguments)),
+        Command::Cluster(arguments) => in_runtime(cluster::run(arguments)),
         Command::Db(arguments) => in_runtime(db::run(arguments)),
         Command::Outbox(arguments) => in_runtime(db::run_outbox(arguments)),
+        Command::Messages(arguments) => in_runtime(db::run_messages(arguments)),
         Command::Admin(arguments) => in_runtime(admin::run(arguments)),
     };
     match result {

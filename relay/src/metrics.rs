@@ -46,6 +46,7 @@ metrics! {
     reqs: Counter = Counter::default(), "REQs that were taken";
     query_page_seconds: Histogram = seconds(), "Reading one page of stored events";
     events: By = By::default(), "What became of events that clients sent";
+    tasks: Gauge = Gauge::default(), "Tasks of the relay: some for each connection and each subscription";
     verify_queue: Gauge = Gauge::default(), "Events that wait for their check";
     commit_seconds: Histogram = seconds(), "One transaction, its sync included";
     commit_entries: Histogram = counts(), "Entries that one transaction took";
@@ -86,9 +87,22 @@ metrics! {
     layer2_days_left: Float = unknown(), "Days for which that lasts at the present rate";
     layer2_read_only: Gauge = Gauge::default(), "1 if L2 saves nothing at present";
     poll_lag_seconds: Histogram = lags(), "From the arrival of a page's oldest entry at the canister to its commit here";
+    polls: Counter = Counter::default(), "Polls of the canister's log that came to an end, failed ones too";
     poll_failing: Gauge = Gauge::default(), "1 if the last poll failed";
     poll_entries_behind: Gauge = Gauge::default(), "Entries of the canister's log not yet taken over";
     poll_unproven: Counter = Counter::default(), "Pages of the canister's log that did not prove themselves";
+    peers_known: Gauge = Gauge::default(), "Other relays of the cluster";
+    peers_up: Gauge = Gauge::default(), "Those of them that are tapped";
+    peer_chunks_served: Gauge = Gauge::default(), "Filters that peers listen with here";
+    peers_behind: Counter = Counter::default(), "Times that a peer did not keep up, and missed what came meanwhile";
+    demands: Gauge = Gauge::default(), "Subscriptions whose live events peers are asked for";
+    demand_chunks: Gauge = Gauge::default(), "Filters that these come to";
+    tapped: By = By::default(), "What became of events that peers sent";
+    tapped_rows: Gauge = Gauge::default(), "Events from peers that the canister is not known to have";
+    tapped_adopted: Counter = Counter::default(), "Those of them that go up from here, since that took too long";
+    messages_dropped: Counter = Counter::default(), "Messages that went because newer ones were over the quota";
+    messages_swept: Counter = Counter::default(), "Messages that went because they were too old";
+    delivery_lines_lost: Counter = Counter::default(), "Lines of the delivery log that are in no file";
     poll_missed: Counter = Counter::default(), "Events that only the poll's second look found";
 }
 
@@ -96,6 +110,11 @@ impl Metrics {
     /// One event that a client sent.
     pub fn count_event(&self, outcome: &'static str) {
         self.events.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
+    /// One event that a peer sent.
+    pub fn count_tapped(&self, outcome: &'static str) {
+        self.tapped.get_or_create(&[("outcome", outcome)]).inc();
     }
 
     /// A batch that has to be sent again.
@@ -115,13 +134,16 @@ impl Metrics {
         self.outbox_age_seconds.set((Millis::now().0.saturating_sub(since.0) / 1_000) as i64);
         self.aside_rows.set(store.aside as i64);
         self.local_rows.set(store.local as i64);
+        self.tapped_rows.set(store.tapped as i64);
+    }
+
+    /// How many lines the delivery log has lost so far.
+    pub fn note_lost_lines(&self, lines: u64) {
+        reach(&self.delivery_lines_lost, lines);
     }
 
     /// What the calls to L2 came to.
     pub fn note_usage(&self, used: &UsageFigures) {
-        let reach = |counter: &Counter, total: u64| {
-            counter.inc_by(total.saturating_sub(counter.get()));
-        };
         reach(&self.layer2_queries, used.queries);
         reach(&self.layer2_updates, used.updates);
         reach(&self.layer2_failures, used.failures);
@@ -143,6 +165,11 @@ impl Metrics {
         encode(&mut text, &self.registry).expect("a string takes every text");
         text
     }
+}
+
+/// Sets a counter to what somebody else counts.
+fn reach(counter: &Counter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
 }
 
 /// How the store's writer counts.

@@ -3,7 +3,10 @@
 use maud::{DOCTYPE, html};
 use serde_json::{Value, json};
 
-use crate::{Relay, config::terms::PerSecond};
+use crate::{
+    Relay,
+    config::terms::{PerSecond, Terms},
+};
 
 /// What a request wants to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +87,7 @@ pub fn document(relay: &Relay) -> Value {
             "max_requests_per_second_per_ip": terms.rates.ip_requests,
             "max_events_per_second_per_pubkey": terms.rates.key_events,
             "max_requests_per_second_per_pubkey": terms.rates.key_requests,
+            "max_message_bytes_per_receiver": terms.messages.bytes_per_key_max,
             "query_slice_ms": limits.query_slice.as_millis() as u64,
         },
     });
@@ -91,8 +95,7 @@ pub fn document(relay: &Relay) -> Value {
         document["limitation"]["created_at_lower_limit"] = json!(seconds);
     }
     if relay.config.cache.is_none() || relay.revival.layer2.is_some() {
-        // For ever.
-        document["retention"] = json!([{ "time": Value::Null }]);
+        document["retention"] = retention(&terms);
     }
     let mut add = |name: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -104,6 +107,17 @@ pub fn document(relay: &Relay) -> Value {
     add("icon", about.icon.clone());
     add("posting_policy", about.posting_policy.clone());
     document
+}
+
+/// For ever, but for messages if they are swept away.
+fn retention(terms: &Terms) -> Value {
+    let for_ever = json!({ "time": Value::Null });
+    match terms.messages.days_max {
+        Some(days) => {
+            json!([{ "kinds": terms.guarded_kinds, "time": days.saturating_mul(86_400) }, for_ever])
+        }
+        None => json!([for_ever]),
+    }
 }
 
 /// For who does not say what they want.
@@ -136,6 +150,7 @@ pub fn page(relay: &Relay) -> String {
         ("The same without a limit", limits.limit_default.to_string()),
     ];
     let shared = relay.revival.layer2.as_ref().map(|layer2| layer2.name());
+    let others = relay.peers.members.borrow().clone();
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -152,6 +167,10 @@ pub fn page(relay: &Relay) -> String {
                 p { "This is a nostr relay. Add " code { (relay.url) } " to a nostr client." }
                 @if let Some(shared) = shared {
                     p { "It shares its events with the other relays of " code { (shared) } "." }
+                }
+                @if !others.is_empty() {
+                    p { "The other relays of its cluster:" }
+                    ul { @for member in others.values() { li { code { (member.url) } } } }
                 }
                 table {
                     tr { th { "Relay's key" } td { code { (relay.identity.npub()) } } }

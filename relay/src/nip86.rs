@@ -116,7 +116,13 @@ impl Call {
         if let Some(told) = tell(office, role, name)? {
             return Ok(told);
         }
-        office.moderator.decide(decision(name, &Params(&self.params))?)?;
+        let params = Params(&self.params);
+        office.moderator.decide(decision(name, &params)?)?;
+        if name == "unbanpubkey" {
+            let terms = office.moderator.in_force().load_full();
+            let is_banned = terms.access.banned_keys.contains_key(&params.key()?);
+            ensure!(!is_banned, "the configuration bans this key: allowpubkey overrules that");
+        }
         Ok(json!(true))
     }
 }

@@ -12,7 +12,7 @@
 mod plan;
 mod told;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use event::{EventId, Packed};
 use interface::TOO_FAR_AHEAD;
@@ -21,7 +21,7 @@ use store::{Millis, ReadError, Seq, Settlement, Store, Waiting, Writer};
 use tokio::{
     sync::Notify,
     task::{JoinError, JoinSet},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -38,6 +38,8 @@ use crate::{
 /// Events of one batch. Among so many each costs the canister about 0.9 M instructions, so a batch takes
 /// half of what a canister may do in one round, which is about a second.
 const BATCH_EVENTS_MAX: usize = 1_000;
+/// How long a relay that stops sends on what still waits.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
 /// Bytes of one batch: an ingress message may have 2 MiB.
 const BATCH_BYTES_MAX: usize = 1_500_000;
 
@@ -92,7 +94,25 @@ impl Outbox {
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
         }
+        if timeout(FAREWELL_MAX, outbox.say_farewell(&mut plan, &mut flights)).await.is_err() {
+            debug!("what still waits goes up after the next start");
+        }
         flights.shutdown().await;
+    }
+
+    /// Sends what still waits, as long as L2 takes it: this relay may not come back.
+    async fn say_farewell(self: &Arc<Self>, plan: &mut Plan, flights: &mut Flights) {
+        while plan.failures() == 0 {
+            let wake = self.start_all(plan, flights).await;
+            match flights.join_next().await {
+                Some(Ok((batch, ended))) => self.land(batch, ended, plan).await,
+                Some(Err(_)) => return,
+                None => match wake {
+                    Some(at) if self.store.outbox_len().unwrap_or(0) > 0 => sleep_until(at).await,
+                    _ => return,
+                },
+            }
+        }
     }
 
     fn plan(&self) -> Plan {

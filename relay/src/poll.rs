@@ -11,7 +11,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use event::{Event, EventId, Packed, Verified, verify};
 use interface::id_of;
 use layer2::{Change, ChangesFrom, ChangesPage, Detail, Layer2, Layer2Error, What};
-use store::{Layer2Change, Origin, Outcome, ReadError, Store, Writer};
+use store::{Layer2Change, Mark, Millis, Origin, Outcome, ReadError, Store, Writer};
 use tokio::{
     sync::{Notify, watch},
     time::{MissedTickBehavior, interval},
@@ -35,6 +35,10 @@ const PROOF_TRIES_MAX: u32 = 3;
 /// So many answers in a row from who has seen less of the log than we have are no accident: a copy
 /// catches up within a second or two.
 const BEHIND_ANSWERS_MAX: u32 = 2;
+
+/// What a peer brought, L2's log brings too, within some polls: the peer has to send it up first. After so
+/// many, all without a failure, it goes up from here.
+const POLLS_BEFORE_ADOPTION: u32 = 12;
 
 /// A relay that was level is behind when one poll has so many pages to fetch.
 const PAGES_AT_LEVEL: u32 = 4;
@@ -78,12 +82,16 @@ enum Cut {
 }
 
 /// What a poll knows of those before it.
-#[derive(Default)]
 struct Past {
     failures: u32,
     behind_answers: u32,
+    /// Since when no poll has failed.
+    level_since: Option<Millis>,
     /// Entries that were looked at a second time and need no third.
     looked_at: HashSet<u64>,
+    /// Where L1's removals were at the last two second looks: what was taken out since, while it was on its
+    /// way up, is not missing.
+    marks: [Mark; 2],
 }
 
 impl Poll {
@@ -92,7 +100,13 @@ impl Poll {
         let mut ticks = interval(self.interval);
         // Never two polls at once, and no burst of polls after a long one.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut past = Past::default();
+        let mut past = Past {
+            failures: 0,
+            behind_answers: 0,
+            level_since: None,
+            looked_at: HashSet::new(),
+            marks: [self.store.mark(); 2],
+        };
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -101,7 +115,9 @@ impl Poll {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.poll(&mut past) => {}
+                () = self.poll(&mut past) => {
+                    self.metrics.polls.inc();
+                }
             }
             if past.failures > 0 {
                 ticks.reset_after(backoff(past.failures));
@@ -119,15 +135,33 @@ impl Poll {
             return;
         }
         past.failures = 0;
+        past.level_since.get_or_insert_with(Millis::now);
         self.metrics.poll_failing.set(0);
         metrics::stamp(&self.metrics.poll_success_timestamp_seconds);
         if let Err(cause) = self.look_back(past).await {
             debug!(%cause, "what arrived lately cannot be read once more");
         }
+        if let Err(cause) = self.adopt(past).await {
+            debug!(%cause, "what peers brought cannot be looked through");
+        }
+    }
+
+    /// Sends up what a peer brought and does not seem to send up itself.
+    async fn adopt(&self, past: &Past) -> Result<(), Cut> {
+        let patience = (self.interval * POLLS_BEFORE_ADOPTION).as_millis() as u64;
+        let due = Millis(Millis::now().0.saturating_sub(patience));
+        let is_sure = past.level_since.is_some_and(|since| since < due);
+        if is_sure && self.store.tapped_since()?.is_some_and(|since| since < due) {
+            let adopted = self.writer.adopt(due).await?;
+            self.metrics.tapped_adopted.inc_by(adopted as u64);
+            warn!(adopted, "events that a peer brought and did not send to L2 go there from here");
+        }
+        Ok(())
     }
 
     fn note_failure(&self, cause: &Cut, past: &mut Past) {
         self.standing.send_replace(Standing::Away);
+        past.level_since = None;
         self.metrics.poll_failing.set(1);
         if matches!(cause, Cut::Layer2(Layer2Error::Refused(_))) {
             self.doubt.notify_one();
@@ -267,6 +301,7 @@ impl Poll {
     /// Reads once more what arrived lately, and fetches what L1 should know and does not.
     async fn look_back(&self, past: &mut Past) -> Result<(), Cut> {
         let since = clock::now().0.saturating_sub(self.overlap.as_secs().max(1));
+        let mark = self.store.mark();
         let cursor = self.cursor().await?;
         let mut recent: Vec<(u64, EventId)> = Vec::new();
         let mut from = ChangesFrom::Arrived(since);
@@ -282,9 +317,18 @@ impl Poll {
         }
         let fresh = recent.iter().filter(|(seq, _)| !past.looked_at.contains(seq));
         let ids: Vec<EventId> = fresh.map(|(_, id)| *id).collect();
-        let store = self.store.clone();
-        let missing = blocking(move || store.unknown(&ids)).await??;
-        self.make_good(missing).await?;
+        let (store, [before, last]) = (self.store.clone(), past.marks);
+        let missing = blocking(move || {
+            let mut missing = store.unknown(&ids)?;
+            if !missing.is_empty() {
+                let removed = store.touched_since(before)?.unwrap_or_default();
+                let removed: HashSet<EventId> = removed.into_iter().collect();
+                missing.retain(|id| !removed.contains(id));
+            }
+            Ok::<_, ReadError>(missing)
+        });
+        self.make_good(missing.await??).await?;
+        past.marks = [last, mark];
         past.looked_at = recent.into_iter().map(|(seq, _)| seq).collect();
         Ok(())
     }

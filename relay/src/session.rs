@@ -7,11 +7,11 @@
 
 use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
-use event::{Filter, stated_id};
+use event::{Filter, PublicKey, stated_id};
 use futures_util::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
 use tokio::{
     sync::{Semaphore, mpsc},
-    task::{AbortHandle, JoinSet},
+    task::{AbortHandle, JoinSet, yield_now},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_tungstenite::tungstenite::Message;
@@ -25,11 +25,16 @@ use crate::{
     clock,
     config::terms::Limits,
     count::{self, Question},
+    deliveries::SessionLog,
     ingest::Bearer,
     metrics::Counted,
     neg::{self, Reconciliation},
+    peers::{
+        self, TapRequest,
+        server::{SERVED_CHUNKS_MAX, Server},
+    },
     plugin::{Asker, Ruling},
-    sight::Sight,
+    sight::{Barred, Sight},
     streamer::Streamer,
     throttle::Act,
     verdict::{Rejection, TooFast},
@@ -46,6 +51,8 @@ const SESSION_QUEUE_FRAMES_MAX: usize = 256;
 const SESSION_EVENTS_MAX: usize = 256;
 /// What counts as one.
 const EVENT_UNIT_BYTES: usize = 4 * 1024;
+/// A message from here on takes its client's whole turn.
+const LONG_MESSAGE_BYTES: usize = 16 * 1024;
 /// Counts of one connection under way at a time.
 const SESSION_COUNTS_MAX: usize = 8;
 /// Reconciliations of one connection at a time.
@@ -72,14 +79,16 @@ pub async fn serve(socket: WebSocket, guest: Guest, stop: CancellationToken) {
     let (frames, queue) = mpsc::channel(SESSION_QUEUE_FRAMES_MAX);
     let backlog = Backlog::new();
     let mut writing = tokio::spawn(write(sink, queue, backlog.clone()));
-    let (challenge, sight) = (Challenge::new(), Sight::new(relay.moderator.in_force()));
+    let log = relay.deliveries.session();
+    let sight = Sight::new(relay.moderator.in_force()).of_session(log.number());
     let session = Session {
         visitor,
         relay,
         frames,
         backlog,
-        challenge: Arc::new(challenge),
-        sight,
+        challenge: Arc::new(Challenge::new()),
+        log: log.clone(),
+        sight: sight.clone(),
         counts: Arc::new(Semaphore::new(SESSION_COUNTS_MAX)),
         events: Arc::new(Semaphore::new(SESSION_EVENTS_MAX)),
         subscriptions: HashMap::new(),
@@ -87,13 +96,14 @@ pub async fn serve(socket: WebSocket, guest: Guest, stop: CancellationToken) {
         tasks: JoinSet::new(),
     };
     let mut end = pin!(session.read(stream, stop));
-    tokio::select! {
-        () = &mut end => {}
+    let (end, is_unheard) = tokio::select! {
+        end = &mut end => (end, false),
         // A socket that cannot be written to is over, whatever it still has to say.
-        _ = &mut writing => return,
-    }
+        _ = &mut writing => (End::Broken, true),
+    };
+    log.closed(end.name(), sight.keys());
     // Everything that answers has ended with the session, so the queue drains and closes.
-    if timeout(GOODBYE_TIMEOUT, &mut writing).await.is_err() {
+    if !is_unheard && timeout(GOODBYE_TIMEOUT, &mut writing).await.is_err() {
         writing.abort();
     }
 }
@@ -129,6 +139,7 @@ struct Session {
     frames: mpsc::Sender<Frame>,
     backlog: Backlog,
     challenge: Arc<Challenge>,
+    log: SessionLog,
     sight: Sight,
     counts: Arc<Semaphore>,
     events: Arc<Semaphore>,
@@ -150,6 +161,16 @@ enum End {
 }
 
 impl End {
+    /// What the delivery log calls it.
+    fn name(&self) -> &'static str {
+        match self {
+            End::Gone => "gone",
+            End::Broken => "broken",
+            End::Silent => "silent",
+            End::Stop => "stopping",
+        }
+    }
+
     fn goodbye(&self) -> Option<Frame> {
         match self {
             End::Gone => None,
@@ -161,13 +182,14 @@ impl End {
 }
 
 impl Session {
-    async fn read(mut self, mut stream: SplitStream<WebSocket>, stop: CancellationToken) {
+    async fn read(mut self, mut stream: SplitStream<WebSocket>, stop: CancellationToken) -> End {
         let end = self.read_until_end(&mut stream, &stop).await;
         self.tasks.abort_all();
         if let Some(goodbye) = end.goodbye() {
             // A full queue means that nobody reads goodbyes.
             let _ = self.frames.try_send(goodbye);
         }
+        end
     }
 
     async fn read_until_end(
@@ -188,9 +210,15 @@ impl Session {
                         Some(Err(_)) => return End::Broken,
                         None => return End::Gone,
                     };
+                    let is_long = message.len() > LONG_MESSAGE_BYTES;
                     tokio::select! {
                         () = stop.cancelled() => return End::Stop,
                         is_open = self.take(message) => if !is_open { return End::Gone },
+                    }
+                    if is_long {
+                        // To read and to look through one takes about as long as everything else that a
+                        // client asks for: others come first before the next.
+                        yield_now().await;
                     }
                 }
                 _ = pings.tick() => {
@@ -257,9 +285,10 @@ impl Session {
         let Ok(permit) = permit else { return false };
         let (relay, frames, json) = (self.relay.clone(), self.frames.clone(), json.to_owned());
         let bearer = Bearer { visitor: self.visitor, keys: self.sight.keys() };
-        let challenge = self.challenge.clone();
+        let (challenge, log) = (self.challenge.clone(), self.log.clone());
         self.tasks.spawn(async move {
             let answer = relay.ingest.take(json, bearer).await;
+            log.answered(&answer);
             if matches!(answer.said, Err(Rejection::Unproven)) {
                 let _ = frames.send(Frame::Text(wire::auth(challenge.as_str()))).await;
             }
@@ -283,8 +312,17 @@ impl Session {
             return self.answer(wire::notice("error: the relay failed to read this event")).await;
         };
         let said = signer.map_err(|reason| format!("invalid: {reason}"));
-        let said = said.and_then(|key| self.sight.add(key).map_err(|why| why.to_string()));
+        let said = said.and_then(|key| self.admit_key(key).map_err(|barred| barred.to_string()));
+        if said.is_ok() {
+            self.relay.peers.tapper.look_again(&self.sight);
+        }
         self.answer(wire::auth_answer(id, said)).await
+    }
+
+    fn admit_key(&self, key: PublicKey) -> Result<(), Barred> {
+        self.sight.add(key)?;
+        self.log.authenticated(key);
+        Ok(())
     }
 
     /// `["COUNT", …]`: its names are no subscriptions.
@@ -373,6 +411,9 @@ impl Session {
     /// `["REQ", …]`: a subscription of the same name is replaced.
     async fn req(&mut self, id: SubscriptionId, filters: Vec<Filter>) -> bool {
         self.close(&id);
+        if let Some(request) = TapRequest::read(&id) {
+            return self.serve_peer(&id, request, filters).await;
+        }
         if let Err(reason) = self.admit(&filters).await {
             return self.refuse(&id, reason).await;
         }
@@ -382,11 +423,13 @@ impl Session {
             sight: self.sight.clone(),
             reads: self.relay.reads.clone(),
             delta: self.relay.delta.clone(),
+            tapper: self.relay.peers.tapper.clone(),
             frames: self.frames.clone(),
             backlog: self.backlog.clone(),
             revival: self.relay.revival.clone(),
             inquiry: self.relay.inquiry.clone(),
             searcher: self.relay.searcher.clone(),
+            deliveries: self.relay.deliveries.clone(),
             metrics: self.relay.metrics.clone(),
         };
         let metrics = &self.relay.metrics;
@@ -398,6 +441,59 @@ impl Session {
         });
         self.subscriptions.insert(id, task);
         true
+    }
+
+    /// A REQ of another relay's tap.
+    async fn serve_peer(
+        &mut self,
+        id: &SubscriptionId,
+        request: TapRequest<'_>,
+        filters: Vec<Filter>,
+    ) -> bool {
+        let peer = match self.admit_peer(&filters) {
+            Ok(peer) => peer,
+            Err(reason) => {
+                let too_fast = self.check_rate().err().map(|too_fast| too_fast.to_string());
+                return self.refuse(id, too_fast.unwrap_or_else(|| reason.into())).await;
+            }
+        };
+        if let TapRequest::Greeting(nonce) = request {
+            let Relay { identity, url, .. } = &*self.relay;
+            let proof = peers::proof(identity, url, nonce, clock::now()).to_json();
+            return self.answer(wire::event(id, &proof)).await
+                && self.answer(wire::eose(id, wire::Completeness::Finish)).await;
+        }
+        let server = Server {
+            id: id.clone(),
+            peer,
+            filters,
+            members: self.relay.peers.members.clone(),
+            delta: self.relay.delta.clone(),
+            frames: self.frames.clone(),
+            metrics: self.relay.metrics.clone(),
+        };
+        let task = self.tasks.spawn(server.run(self.relay.moderator.in_force()));
+        self.subscriptions.insert(id.clone(), task);
+        true
+    }
+
+    /// Which peer this is. Only whom the directory lists is one.
+    fn admit_peer(&mut self, filters: &[Filter]) -> Result<PublicKey, &'static str> {
+        let keys = self.sight.keys();
+        if keys.is_empty() {
+            return Err("auth-required: a relay authenticates with its own key");
+        }
+        let members = self.relay.peers.members.borrow();
+        let Some(peer) = keys.into_iter().find(|key| members.contains_key(key)) else {
+            // It may be newer than what is known of the directory.
+            self.relay.peers.doubt.notify_one();
+            return Err("restricted: this key is not that of a relay of this cluster");
+        };
+        self.subscriptions.retain(|_, task| !task.is_finished());
+        if self.subscriptions.len() >= SERVED_CHUNKS_MAX || filters.len() > 1 {
+            return Err("blocked: that is more than a tap needs");
+        }
+        Ok(peer)
     }
 
     /// Ends a subscription, or a count, before it begins. Who has to authenticate is told what to sign, and

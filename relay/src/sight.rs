@@ -7,10 +7,13 @@
 
 use std::sync::{Arc, RwLock};
 
-use event::{Filter, Packed, PublicKey, TagName, packed::Value};
+use event::{Filter, Packed, PublicKey, packed::Value};
 use index::Scan;
 
-use crate::config::terms::{InForce, Terms};
+use crate::{
+    config::terms::{InForce, Terms},
+    message::receiver,
+};
 
 /// Keys that one client may authenticate with at a time.
 const KEYS_MAX: usize = 64;
@@ -20,6 +23,8 @@ const KEYS_MAX: usize = 64;
 pub struct Sight {
     in_force: InForce,
     keys: Arc<RwLock<Vec<PublicKey>>>,
+    /// Whose it is, for the delivery log.
+    session: u64,
 }
 
 /// Why a client is shown nothing.
@@ -36,7 +41,27 @@ pub enum Barred {
 impl Sight {
     /// That of a client who has not authenticated.
     pub fn new(in_force: InForce) -> Sight {
-        Sight { in_force, keys: Arc::default() }
+        Sight { in_force, keys: Arc::default(), session: 0 }
+    }
+
+    /// The same, of this session.
+    pub fn of_session(self, session: u64) -> Sight {
+        Sight { session, ..self }
+    }
+
+    /// The number of its session.
+    pub fn session(&self) -> u64 {
+        self.session
+    }
+
+    /// That of a peer that has asked for what is for these keys, or by them.
+    pub fn of_named(in_force: InForce, keys: Vec<PublicKey>) -> Sight {
+        Sight { in_force, keys: Arc::new(RwLock::new(keys)), session: 0 }
+    }
+
+    /// Whether they see with the same keys.
+    pub fn is_same(&self, other: &Sight) -> bool {
+        Arc::ptr_eq(&self.keys, &other.keys)
     }
 
     /// The client has shown that it holds this key.
@@ -62,10 +87,18 @@ impl Sight {
         self.keys.read().expect("nobody panics holding it").clone()
     }
 
+    /// Those of the keys that it has shown that are among these.
+    pub fn keys_among(&self, sorted: &[PublicKey]) -> Vec<PublicKey> {
+        let mut keys = self.keys();
+        keys.retain(|key| sorted.binary_search(key).is_ok());
+        keys
+    }
+
     pub fn shows(&self, event: &Packed<'_>) -> bool {
         let terms = self.in_force.load();
         let is_guarded = terms.guarded_kinds.contains(&event.kind());
-        !terms.access.hides(event) && (!is_guarded || self.is_for(event))
+        !terms.access.hides(event)
+            && (!is_guarded || (self.is_for(event) && !terms.messages.hides(event)))
     }
 
     fn is_for(&self, event: &Packed<'_>) -> bool {
@@ -120,10 +153,6 @@ impl Sight {
         let sight = self.clone();
         scan.only(Arc::new(move |event| sight.shows(event)))
     }
-}
-
-fn receiver() -> TagName {
-    TagName::new("p").expect("it is one letter")
 }
 
 #[cfg(test)]

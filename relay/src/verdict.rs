@@ -2,12 +2,15 @@
 
 use std::fmt;
 
-use event::{EventId, Invalid, Kind};
+use event::{EventId, Invalid, Kind, PublicKey};
+use store::WriteError;
 
 /// What a client is told about the event it sent.
 pub struct Answer {
     /// As far as it could be read.
     pub id: Option<EventId>,
+    /// Whose event it is, if that was found to be true.
+    pub from: Option<PublicKey>,
     pub said: Result<Accepted, Rejection>,
 }
 
@@ -54,6 +57,9 @@ impl fmt::Display for Accepted {
 pub enum Rejection {
     #[error("invalid: {0}")]
     Invalid(String),
+    /// It is no event at all. The reason may repeat some of it.
+    #[error("invalid: {0}")]
+    Unreadable(String),
     #[error("invalid: {0}")]
     Forged(#[from] Invalid),
     #[error("invalid: it has expired")]
@@ -72,6 +78,9 @@ pub enum Rejection {
     Banned,
     #[error("blocked: this relay does not take events of kind {0}")]
     KindNotTaken(Kind),
+    /// There is no room for a message, to this receiver or at all.
+    #[error("blocked: over quota: there is no room for more messages{}", to_whom(.0))]
+    OverQuota(Option<PublicKey>),
     #[error("restricted: only keys that are allowed publish here")]
     NotAllowed,
     #[error(transparent)]
@@ -105,13 +114,14 @@ impl Rejection {
     /// Its name in the metrics.
     pub fn name(&self) -> &'static str {
         match self {
-            Rejection::Invalid(_) | Rejection::Forged(_) => "invalid",
+            Rejection::Invalid(_) | Rejection::Unreadable(_) | Rejection::Forged(_) => "invalid",
             Rejection::Expired => "expired",
             Rejection::Deleted
             | Rejection::EmbedsProtected
             | Rejection::Banned
             | Rejection::KindNotTaken(_)
             | Rejection::Policy(_) => "blocked",
+            Rejection::OverQuota(_) => "over_quota",
             Rejection::TooFast(_) => "rate_limited",
             Rejection::Unproven => "auth_required",
             Rejection::NotItsAuthor | Rejection::NotGranted | Rejection::NotAllowed => "restricted",
@@ -126,6 +136,20 @@ impl Rejection {
     pub fn lasts(&self) -> bool {
         matches!(self, Rejection::Forged(_) | Rejection::Expired | Rejection::Deleted)
     }
+}
+
+impl From<WriteError> for Rejection {
+    fn from(cause: WriteError) -> Rejection {
+        Rejection::Error(match cause {
+            WriteError::Full => "storage is full",
+            WriteError::Stopped => "the relay is stopping",
+            WriteError::Failed(_) => "the relay cannot write its store",
+        })
+    }
+}
+
+fn to_whom(receiver: &Option<PublicKey>) -> String {
+    receiver.map(|key| format!(" to {key}")).unwrap_or_default()
 }
 
 /// A client does too much of something: more than so many a second.

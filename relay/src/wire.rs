@@ -28,6 +28,10 @@ impl SubscriptionId {
         let is_valid = (1..=SUBSCRIPTION_ID_CHARS_MAX).contains(&text.chars().count());
         is_valid.then(|| SubscriptionId(text.into()))
     }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 impl fmt::Display for SubscriptionId {

@@ -1,7 +1,9 @@
 //! The relay over a real websocket, in-process, with an L2 that can fail at the worst moment.
 
+mod deliveries;
 mod differential;
 mod harness;
+mod messages;
 mod outbox;
 mod policy;
 mod protocol;

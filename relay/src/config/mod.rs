@@ -29,11 +29,14 @@ use store::{Options, Policy};
 use self::terms::{TermSettings, Terms};
 use crate::auth::RelayUrl;
 pub use crate::local::{KindRange, LocalOnly};
+pub use crate::peers::Member;
 
 /// A smaller store than this holds little but its own structure.
 const CACHE_BYTES_MIN: u64 = 8 << 20;
 /// More batches at a time would be more than one canister works off.
 const OUTBOX_BATCHES_MAX: usize = 64;
+/// Ten years.
+const DELIVERY_LOG_DAYS_MAX: usize = 3_650;
 /// Profiles, contacts and relay lists: every client asks for them all the time.
 const PROTECTED_KINDS: [u16; 3] = [0, 3, 10_002];
 
@@ -99,6 +102,21 @@ pub struct Settings {
     #[arg(long, value_name = "URL")]
     url: Option<String>,
 
+    /// Whether this relay tells the others of the cluster where it is, and gets their live events at once
+    /// instead of with the next poll [default: on]
+    #[arg(long, value_enum)]
+    peering: Option<Switch>,
+
+    /// Other relays of the cluster, as wss://relay.example.com=KEY; for shared stores that are no canister,
+    /// where relays find each other by themselves
+    #[arg(long, value_name = "PEERS", value_delimiter = ',')]
+    peers: Option<Vec<String>>,
+
+    /// Seconds between two announcements of this relay in the canister's directory, each of them a call
+    /// that costs it cycles; after 90 (unless it is configured otherwise) an entry is taken out [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    heartbeat: Option<f64>,
+
     /// Bytes that the store of events may take of the disk; what was not asked for the longest time goes
     /// [default: no limit]
     #[arg(long, value_name = "BYTES")]
@@ -128,6 +146,15 @@ pub struct Settings {
     /// [default: on]
     #[arg(long, value_enum)]
     search: Option<Switch>,
+
+    /// Whether messages and sessions are told in `log`, in the data folder, a file a day: keys, ids and
+    /// times, never an address or a content [default: on]
+    #[arg(long, value_enum)]
+    delivery_log: Option<Switch>,
+
+    /// Days for which these files are kept, beside today's [default: 14]
+    #[arg(long, value_name = "DAYS")]
+    delivery_log_days: Option<usize>,
 
     /// What to log, as `info` or `aquifer=debug,warn` [default: info]
     #[arg(long, value_name = "FILTER")]
@@ -201,8 +228,11 @@ pub struct Config {
     pub not_granted: NotGranted,
     pub url: Option<RelayUrl>,
     pub terms: Terms,
+    pub peering: Peering,
     /// Whether it finds events by their words.
     pub search: bool,
+    /// How long files of the delivery log are kept. None: there is none.
+    pub delivery_log_days: Option<usize>,
     pub log: String,
     pub log_format: LogFormat,
     /// What all of this was made of,
@@ -243,6 +273,17 @@ impl Config {
         let bytes_max = self.cache.as_ref().map_or(usize::MAX, |cache| cache.bytes_max as usize);
         Options { bytes_max, ..Options::default() }
     }
+}
+
+/// How this relay gets on with the others of the cluster.
+#[derive(Clone, Debug)]
+pub struct Peering {
+    pub is_on: bool,
+    /// Whether others can do something with its URL.
+    pub is_reachable: bool,
+    pub heartbeat: Duration,
+    /// Those that the directory does not have to name.
+    pub peers: Vec<Member>,
 }
 
 /// What L1 may take of the disk, and how it is kept to that.
@@ -337,7 +378,8 @@ impl Settings {
             "`ok-after` is layer2, and there is no `layer2`"
         );
         let local = self.local()?;
-        let cache = self.cache()?;
+        let delivery_log_days = self.delivery_log_days()?;
+        let (cache, peering) = (self.cache()?, self.peering()?);
         let written = self.clone();
         let source = Source { flags: self.clone(), file: None };
         let url = self.url.as_deref().map(str::parse).transpose().context("`url`")?;
@@ -357,7 +399,9 @@ impl Settings {
             not_granted: self.not_granted.unwrap_or(NotGranted::Keep),
             url,
             terms: self.terms.resolve()?,
+            peering,
             search: self.search != Some(Switch::Off),
+            delivery_log_days,
             log: self.log.unwrap_or_else(|| "info".into()),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
             written,
@@ -380,6 +424,33 @@ impl Settings {
         });
         let authors = authors.collect::<anyhow::Result<_>>()?;
         Ok(LocalOnly { kinds: self.local_kinds.clone().unwrap_or_default(), authors })
+    }
+
+    /// How it gets on with the others. Without a URL of its own it is known by where it listens, which
+    /// leads somewhere on this machine alone.
+    fn peering(&self) -> anyhow::Result<Peering> {
+        let listens_here = self.listen.is_none_or(|listen| listen.ip().is_loopback());
+        let peers = self.peers.iter().flatten().map(|text| text.parse());
+        let peers = peers.collect::<anyhow::Result<Vec<Member>>>().context("`peers`")?;
+        ensure!(
+            peers.is_empty() || self.layer2.is_some(),
+            "`peers` are relays that share a store, and there is no `layer2`"
+        );
+        Ok(Peering {
+            is_on: self.peering != Some(Switch::Off),
+            is_reachable: self.url.is_some() || listens_here,
+            heartbeat: seconds("heartbeat", self.heartbeat.unwrap_or(30.0))?,
+            peers,
+        })
+    }
+
+    fn delivery_log_days(&self) -> anyhow::Result<Option<usize>> {
+        let days = self.delivery_log_days.unwrap_or(14);
+        ensure!(
+            (1..=DELIVERY_LOG_DAYS_MAX).contains(&days),
+            "`delivery-log-days` is {days}; it must lie between 1 and {DELIVERY_LOG_DAYS_MAX}"
+        );
+        Ok((self.delivery_log != Some(Switch::Off)).then_some(days))
     }
 
     fn poll_interval(&self) -> anyhow::Result<Duration> {
@@ -475,6 +546,10 @@ mod tests {
         check_refused(of(TermSettings { operator, ..TermSettings::default() }), "operator");
         let owners = Some(vec!["me".into()]);
         check_refused(of(TermSettings { owners, ..TermSettings::default() }), "owners");
+        let peers = Some(vec!["wss://relay.example".into()]);
+        check_refused(Settings { peers, ..Settings::default() }, "peers");
+        let delivery_log_days = Some(0);
+        check_refused(Settings { delivery_log_days, ..Settings::default() }, "delivery-log-days");
         let local_authors = Some(vec!["me".into()]);
         check_refused(Settings { local_authors, ..Settings::default() }, "local-authors");
         check_refused(Settings { l2_timeout: Some(-1.0), ..Settings::default() }, "l2-timeout");
@@ -494,6 +569,15 @@ mod tests {
             of(TermSettings { event_bytes_max: Some(1 << 30), ..TermSettings::default() }),
             "event-bytes-max",
         );
+        let message_days_max = Some(2);
+        let terms = TermSettings { message_days_max, ..TermSettings::default() };
+        check_refused(of(terms), "message-days-max");
+        let message_bytes_per_key_max = Some(1);
+        let terms = TermSettings { message_bytes_per_key_max, ..TermSettings::default() };
+        check_refused(of(terms), "message-bytes-per-key-max");
+        let message_bytes_total_max = Some(1);
+        let terms = TermSettings { message_bytes_total_max, ..TermSettings::default() };
+        check_refused(of(terms), "message-bytes-total-max");
         check_refused(
             of(TermSettings {
                 limit_default: Some(9),

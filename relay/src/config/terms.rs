@@ -7,15 +7,17 @@ use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use arc_swap::ArcSwap;
-use clap::Args;
-use event::{EventId, Kind, PublicKey};
+use clap::{Args, ValueEnum};
+use event::{EventId, Kind, Packed, PublicKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::seconds;
 use crate::{
     access::{Access, Writers},
+    clock,
     identity::key_of,
     local::KindRange,
+    message::has_receiver,
     network::Network,
 };
 
@@ -24,6 +26,12 @@ pub type InForce = Arc<ArcSwap<Terms>>;
 
 /// Direct messages, gift wraps, and gift wraps that are not stored (NIP-04, NIP-59).
 const GUARDED_KINDS: [Kind; 3] = [Kind(4), Kind::GIFT_WRAP, Kind(21_059)];
+
+/// Gift wraps are dated up to two days back (NIP-59).
+const MESSAGE_DAYS_MIN: u64 = 3;
+/// Less holds no message.
+const MESSAGE_BYTES_MIN: u64 = 1_024;
+const DAY_SECONDS: u64 = 86_400;
 
 /// More work than that takes years.
 const POW_MAX: u32 = 64;
@@ -112,6 +120,24 @@ pub struct TermSettings {
     /// Kinds that are shown to their authors and receivers alone, beside 4, 1059 and 21059
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
     pub guarded_kinds: Option<Vec<u16>>,
+
+    /// Bytes, packed, that the messages to one receiver may take: events of these kinds and of 4 and 1059
+    /// that name it; 0 is no limit [default: 67108864]
+    #[arg(long, value_name = "BYTES")]
+    pub message_bytes_per_key_max: Option<u64>,
+
+    /// Bytes, packed, that all messages may take together; 0 is no limit [default: 0]
+    #[arg(long, value_name = "BYTES")]
+    pub message_bytes_total_max: Option<u64>,
+
+    /// What becomes of a message for which there is no room: it is refused, or it is taken and the oldest
+    /// ones go [default: refuse]
+    #[arg(long, value_enum)]
+    pub messages_over_quota: Option<OverQuota>,
+
+    /// Days, by their dates, that messages are kept and shown, at least 3; 0 is for ever [default: 0]
+    #[arg(long, value_name = "DAYS")]
+    pub message_days_max: Option<u64>,
 
     /// Bits of work that an event must have (NIP-13) [default: 0]
     #[arg(long, value_name = "BITS")]
@@ -204,6 +230,59 @@ pub struct Terms {
     pub policy: PolicyCommands,
     /// Kinds that are not for everybody.
     pub guarded_kinds: Vec<Kind>,
+    pub messages: MessageTerms,
+}
+
+/// How much of messages is kept, and for how long. None: as much as comes, and for ever.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MessageTerms {
+    pub bytes_per_key_max: Option<u64>,
+    pub bytes_total_max: Option<u64>,
+    pub over_quota: OverQuota,
+    pub days_max: Option<u64>,
+}
+
+/// What becomes of a message for which there is no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OverQuota {
+    #[default]
+    Refuse,
+    /// It is taken, and the oldest go.
+    DropOldest,
+}
+
+impl MessageTerms {
+    /// The date before which messages are too old.
+    pub fn kept_since(&self, now: Timestamp) -> Timestamp {
+        let seconds = self.days_max.map(|days| days.saturating_mul(DAY_SECONDS));
+        Timestamp(seconds.map_or(0, |seconds| now.0.saturating_sub(seconds)))
+    }
+
+    /// Whether an event of a guarded kind is a message that is too old.
+    pub fn hides(&self, event: &Packed<'_>) -> bool {
+        self.days_max.is_some()
+            && event.created_at() < self.kept_since(clock::now())
+            && has_receiver(event)
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.days_max.is_none_or(|days| days >= MESSAGE_DAYS_MIN),
+            "`message-days-max` must be at least {MESSAGE_DAYS_MIN}, or 0: gift wraps are dated up to two days back"
+        );
+        let quotas = [
+            ("message-bytes-per-key-max", self.bytes_per_key_max),
+            ("message-bytes-total-max", self.bytes_total_max),
+        ];
+        for (name, max) in quotas {
+            ensure!(
+                max.is_none_or(|max| max >= MESSAGE_BYTES_MIN),
+                "`{name}` must be at least {MESSAGE_BYTES_MIN}, or 0: one message takes hundreds"
+            );
+        }
+        Ok(())
+    }
 }
 
 /// What NIP-11 tells people.
@@ -267,10 +346,13 @@ impl TermSettings {
     pub fn resolve(self) -> anyhow::Result<Terms> {
         let limits = self.limits();
         limits.check()?;
+        let messages = self.messages();
+        messages.check()?;
         let patience = seconds("policy-timeout", self.policy_timeout.unwrap_or(5.0))?;
         let guarded = self.guarded_kinds.iter().flatten().copied().map(Kind);
         Ok(Terms {
             guarded_kinds: GUARDED_KINDS.into_iter().chain(guarded).collect(),
+            messages,
             limits,
             rates: self.rates(),
             access: self.access()?,
@@ -314,6 +396,17 @@ impl TermSettings {
             query_slice: Duration::from_millis(self.query_slice_ms.unwrap_or(10)),
             pow_min: self.pow_min.unwrap_or(0),
             neg_items_max: self.neg_items_max.unwrap_or(500_000),
+        }
+    }
+
+    fn messages(&self) -> MessageTerms {
+        let limit =
+            |written: Option<u64>, default| Some(written.unwrap_or(default)).filter(|max| *max > 0);
+        MessageTerms {
+            bytes_per_key_max: limit(self.message_bytes_per_key_max, 64 << 20),
+            bytes_total_max: limit(self.message_bytes_total_max, 0),
+            over_quota: self.messages_over_quota.unwrap_or_default(),
+            days_max: limit(self.message_days_max, 0),
         }
     }
 

@@ -20,8 +20,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Desk, Greeting, PROTOCOL, Reply, Request, conversation::converse, socket::path_in};
-use crate::{collector::collecting, config::Config, moderation::Moderator, poll::CURSOR_OF};
+use super::{
+    conversation::converse,
+    desk::Desk,
+    protocol::{Greeting, PROTOCOL, Reply, Request},
+    socket::path_in,
+};
+use crate::{
+    collector::collecting, config::Config, identity::Identity, moderation::Moderator,
+    poll::CURSOR_OF,
+};
 
 /// How long to wait for a store that is in use and whose user cannot be asked.
 const OPEN_WAIT_MAX: Duration = Duration::from_secs(3);
@@ -46,6 +54,8 @@ pub enum Purpose {
     Use,
     /// The same, and if there is none it is made.
     Fill,
+    /// To take something out of L2, too.
+    Remove,
     /// To give up what is above its marks. For everything else no collector stands ready: an import that
     /// finds no room should say so, rather than take out what lies there.
     Collect,
@@ -76,7 +86,16 @@ impl Opened {
             collector = Some(ask);
         }
         let moderator = Arc::new(Moderator::open(config)?);
-        let desk = Desk { store, writer, collector, moderator, is_alone: true };
+        let layer2 = match (&config.layer2, purpose) {
+            (Some(url), Purpose::Remove) => {
+                let identity = Identity::open(&config.data)?;
+                Some(layer2::open(url, identity.agent_identity())?)
+            }
+            _ => None,
+        };
+        let (quotas, tapper) = (None, None);
+        let desk =
+            Desk { store, writer, collector, moderator, layer2, quotas, tapper, is_alone: true };
         Ok(Opened { desk, stop, collecting: running })
     }
 

@@ -4,7 +4,12 @@ use std::pin::pin;
 
 use anyhow::Context;
 
-use super::{Desk, Freed, Reply, conversation::Replies, execute::read};
+use super::{
+    desk::Desk,
+    matching::read,
+    protocol::{Freed, Reply},
+    replies::Replies,
+};
 
 /// Has the store collected, and says how far that is until it is done.
 pub async fn collect(replies: &mut Replies, desk: &Desk) -> anyhow::Result<Freed> {

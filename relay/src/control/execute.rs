@@ -3,18 +3,20 @@
 use std::ops::ControlFlow;
 
 use anyhow::Context;
-use event::{EventId, Filter, Packed};
-use index::{Cursor, Found, Reader, Scan, Take};
+use event::{Filter, Packed};
 use serde_json::Value;
-use store::{Aside, Finding, Millis, ReadError, Rows, Seq};
+use store::{Aside, Finding, Millis, Rows, Seq};
 use tokio::sync::mpsc;
 
 use super::{
-    Checked, Counted, Desk, Figures, Outbox, Refused, Reply, Request, Which,
     collect::collect,
-    conversation::{Input, Replies},
+    desk::Desk,
     export::{export, export_oldest_first},
     import::import,
+    matching::{MATCHES_MAX, Matching, count_matching, place, progress, read},
+    messages,
+    protocol::{Checked, Counted, Figures, Outbox, Refused, Reply, Request, Which},
+    replies::{Input, Replies},
 };
 use crate::{
     access::Role,
@@ -22,9 +24,6 @@ use crate::{
     nip86::{Call, Office},
     poll::CURSOR_OF,
 };
-
-/// Events that are looked up at a time; deleted, they are one transaction.
-const MATCHES_MAX: usize = 1_000;
 
 /// Carries out one request. An error is told to the client.
 pub async fn execute(
@@ -55,6 +54,18 @@ pub async fn execute(
         }
         Request::Verify => Reply::Verified(verify(replies, desk).await?),
         Request::Manage { method, params } => Reply::Managed(manage(method, params, desk).await?),
+        Request::Messages(which) => return messages::list(which, replies, desk).await,
+        Request::CountMessages(which) => {
+            Reply::Counted(messages::count(which, replies, desk).await?)
+        }
+        Request::RemoveMessages { which, before } => {
+            Reply::RemovedMessages(messages::remove(which, Seq(before), replies, desk).await?)
+        }
+        Request::MessageUsage => return messages::usage(replies, desk).await,
+        Request::Taps => {
+            let tapper = desk.tapper.as_ref().context("no relay runs here, so it has no taps")?;
+            Reply::Taps(tapper.taps())
+        }
         Request::Collect => Reply::Collected(collect(replies, desk).await?),
     };
     Ok(replies.send(&last).await?)
@@ -140,22 +151,8 @@ fn rows(which: Which) -> Rows {
 
 async fn count(filter: Filter, replies: &mut Replies, desk: &Desk) -> anyhow::Result<Counted> {
     let before = desk.store.next_seq();
-    let mut counted = Counted { events: 0, only_here: 0, before: before.0 };
-    let mut matching = Matching::new(filter, before, desk);
-    while let Some(events) = matching.next().await? {
-        let store = desk.store.clone();
-        counted.events += events.len() as u64;
-        counted.only_here += read(move || {
-            let mut only_here = 0;
-            for (seq, _) in events {
-                only_here += u64::from(store.is_only_here(seq)?);
-            }
-            Ok(only_here)
-        })
-        .await?;
-        progress(counted.events, replies).await?;
-    }
-    Ok(counted)
+    let matching = Matching::new(filter, before, desk, place);
+    count_matching(matching, replies).await
 }
 
 async fn delete(
@@ -165,17 +162,13 @@ async fn delete(
     desk: &Desk,
 ) -> anyhow::Result<u64> {
     let mut deleted = 0;
-    let mut matching = Matching::new(filter, before, desk);
+    let mut matching = Matching::new(filter, before, desk, place);
     while let Some(events) = matching.next().await? {
         deleted += events.len() as u64;
         desk.writer.delete(events.into_iter().map(|(_, id)| id).collect()).await?;
         progress(deleted, replies).await?;
     }
     Ok(deleted)
-}
-
-async fn progress(done: u64, replies: &mut Replies) -> std::io::Result<()> {
-    replies.send(&Reply::Progress { done, total: None, note: String::new() }).await
 }
 
 /// The check goes on while a client is slow, so that its snapshot does not last for that; and ends
@@ -202,53 +195,4 @@ fn checked(finding: Finding) -> Checked {
     let Finding { invariant, checked, violations, examples } = finding;
     let (name, statement) = (invariant.name().into(), invariant.statement().into());
     Checked { invariant: name, statement, checked, violations, examples }
-}
-
-/// Reads the store where that holds nobody up.
-pub async fn read<T: Send + 'static>(
-    read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
-) -> anyhow::Result<T> {
-    Ok(tokio::task::spawn_blocking(read).await.context("reading the store")??)
-}
-
-/// The events that match a filter, some at a time.
-struct Matching {
-    filters: [Filter; 1],
-    before: Seq,
-    desk: Desk,
-    /// None: there are no more.
-    cursor: Option<Cursor>,
-}
-
-impl Matching {
-    fn new(filter: Filter, before: Seq, desk: &Desk) -> Matching {
-        let filters = [filter];
-        // Before the first seq there is nothing to look for.
-        let cursor = (before > Seq(0)).then(|| Scan::new(&filters).cursor());
-        Matching { filters, before, desk: desk.clone(), cursor }
-    }
-
-    async fn next(&mut self) -> anyhow::Result<Option<Vec<(Seq, EventId)>>> {
-        let Some(cursor) = self.cursor.take() else { return Ok(None) };
-        let (filters, store) = (self.filters.clone(), self.desk.store.clone());
-        let last = Seq(self.before.0 - 1);
-        let (events, rest) = read(move || {
-            let mut scan = Scan::resume(&filters, &cursor).up_to(last);
-            let mut found = Page(Vec::new());
-            let is_done = store.page(&mut scan, &mut found)?;
-            Ok((found.0, (!is_done).then(|| scan.cursor())))
-        })
-        .await?;
-        self.cursor = rest;
-        Ok(Some(events))
-    }
-}
-
-struct Page(Vec<(Seq, EventId)>);
-
-impl Reader for Page {
-    fn take(&mut self, found: Found<'_>) -> Take {
-        self.0.push((found.seq, found.position.id));
-        if self.0.len() < MATCHES_MAX { Take::More } else { Take::Last }
-    }
 }

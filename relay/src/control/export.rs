@@ -6,7 +6,7 @@ use event::{Filter, Packed};
 use index::{Cursor, Found, Position, Reader, Scan, Take};
 use store::{Seq, Store};
 
-use super::{Desk, Reply, conversation::Replies, execute::read};
+use super::{desk::Desk, matching::read, protocol::Reply, replies::Replies};
 
 /// How much is read at a time.
 const PAGE_EVENTS_MAX: usize = 1_000;

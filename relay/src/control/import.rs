@@ -12,8 +12,9 @@ use tokio::{
 };
 
 use super::{
-    Desk, Reply,
-    conversation::{IDLE_MAX, Input, Replies},
+    desk::Desk,
+    protocol::Reply,
+    replies::{IDLE_MAX, Input, Replies},
 };
 use crate::client::{Line, Lines, Tally};
 

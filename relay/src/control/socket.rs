@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error};
 
-use super::{Desk, Reply, conversation::converse};
+use super::{conversation::converse, desk::Desk, protocol::Reply};
 
 /// Its name in the data folder.
 const FILE: &str = "control.sock";

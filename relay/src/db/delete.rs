@@ -3,11 +3,8 @@
 use clap::Args;
 use event::Filter;
 
-use super::{conclude, confirm, filter, not_an_answer};
-use crate::{
-    client::Progress,
-    control::{Place, Reply, Request},
-};
+use super::{carry_out, confirm, count, filter, not_an_answer};
+use crate::control::{Place, Reply, Request};
 
 /// Take the events that match a filter out of this store
 ///
@@ -28,11 +25,7 @@ pub struct Delete {
 
 pub async fn delete(place: &Place, arguments: Delete) -> anyhow::Result<()> {
     let Delete { filter, yes } = arguments;
-    let counting = place.ask(&Request::Count { filter: filter.clone() }).await?;
-    let counted = match conclude(counting, &Progress::of_entries()).await? {
-        Some(Reply::Counted(counted)) => counted,
-        other => return Err(not_an_answer(other)),
-    };
+    let counted = count(place, &Request::Count { filter: filter.clone() }).await?;
     if counted.events == 0 {
         println!("no event matches");
         return Ok(());
@@ -44,8 +37,7 @@ pub async fn delete(place: &Place, arguments: Delete) -> anyhow::Result<()> {
     if !yes {
         confirm::ask(&format!("{question}. Delete them from this store?"), "yes")?;
     }
-    let deleting = place.ask(&Request::Delete { filter, before: counted.before }).await?;
-    match conclude(deleting, &Progress::of_entries()).await? {
+    match carry_out(place, &Request::Delete { filter, before: counted.before }).await? {
         Some(Reply::Deleted { events }) => println!("deleted {events} events"),
         other => return Err(not_an_answer(other)),
     }

@@ -1,4 +1,4 @@
-//! `aquifer db` and `aquifer outbox`: what operators do with a relay's own store, whether the relay runs
+//! `aquifer db`, `aquifer outbox` and `aquifer messages`: what operators do with a relay's own store, whether the relay runs
 //! or not. What a request does stands in [`control`](crate::control); here is what people type and see.
 
 mod confirm;
@@ -6,6 +6,7 @@ mod delete;
 mod export;
 mod gc;
 mod import;
+mod messages;
 mod offline;
 mod outbox;
 mod stats;
@@ -16,11 +17,14 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use event::Filter;
 
-pub use self::outbox::{Outbox, run as run_outbox};
+pub use self::{
+    messages::{Messages, run as run_messages},
+    outbox::{Outbox, run as run_outbox},
+};
 use crate::{
     client::Progress,
     config::{Config, Settings, Source},
-    control::{Answers, Place, Purpose, Reply},
+    control::{Answers, Counted, Place, Purpose, Reply, Request},
 };
 
 /// Which relay on this machine.
@@ -94,7 +98,19 @@ pub async fn run(arguments: Db) -> anyhow::Result<()> {
     result
 }
 
-/// The one reply that matters, with progress until it comes.
+/// The one reply to a request that matters, with progress until it comes.
+pub async fn carry_out(place: &Place, request: &Request) -> anyhow::Result<Option<Reply>> {
+    conclude(place.ask(request).await?, &Progress::of_entries()).await
+}
+
+/// What a request to count comes to.
+async fn count(place: &Place, request: &Request) -> anyhow::Result<Counted> {
+    match carry_out(place, request).await? {
+        Some(Reply::Counted(counted)) => Ok(counted),
+        other => Err(not_an_answer(other)),
+    }
+}
+
 async fn conclude(mut answers: Answers, progress: &Progress) -> anyhow::Result<Option<Reply>> {
     let mut conclusion = None;
     let result = loop {

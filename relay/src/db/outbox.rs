@@ -7,11 +7,8 @@ use event::EventId;
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde_json::json;
 
-use super::{RelayFolder, conclude, confirm, not_an_answer};
-use crate::{
-    client::Progress,
-    control::{self, Place, Purpose, Refused, Reply, Request, Which},
-};
+use super::{RelayFolder, carry_out, confirm, not_an_answer};
+use crate::control::{self, Place, Purpose, Refused, Reply, Request, Which};
 
 /// Look at what is on its way up to the canister, and decide about what the canister does not take
 ///
@@ -164,8 +161,7 @@ async fn give_up(place: &Place, arguments: &GiveUp) -> anyhow::Result<()> {
 
 /// How many events it moved.
 async fn change(place: &Place, request: &Request) -> anyhow::Result<u64> {
-    let answers = place.ask(request).await?;
-    match conclude(answers, &Progress::of_entries()).await? {
+    match carry_out(place, request).await? {
         Some(Reply::Moved { events }) => Ok(events),
         other => Err(not_an_answer(other)),
     }

@@ -59,7 +59,7 @@ struct Who {
 
 /// Which store, where there is only one.
 #[derive(Args)]
-struct Where {
+pub(crate) struct Where {
     /// The store's URL [default: the one in the configuration]
     #[arg(long, value_name = "URL")]
     layer2: Option<String>,
@@ -80,7 +80,7 @@ pub async fn run(arguments: L2) -> anyhow::Result<()> {
 }
 
 impl Where {
-    fn open(self) -> anyhow::Result<Arc<dyn Layer2>> {
+    pub(crate) fn open(self) -> anyhow::Result<Arc<dyn Layer2>> {
         self.who.open(self.layer2.as_deref())
     }
 }

@@ -1,8 +1,8 @@
 //! Who wants to hear what L2 says of an event: with `ok_after = "layer2"`, every client that publishes.
 //!
 //! The outbox tells them when the answer is written down. An event may also leave the outbox without an
-//! answer (a newer version came, or the poll brought it back first): then L1 knows at the end of the
-//! client's patience.
+//! answer (a newer version came, or the poll brought it back first, or its deletion). That can happen in
+//! any transaction of the writer, so no one is told of it: each who waits looks again now and then.
 
 use std::{
     collections::HashMap,
@@ -12,10 +12,16 @@ use std::{
 
 use event::EventId;
 use store::{Standing, Store};
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
 use super::id_of;
 use crate::verdict::{Accepted, Rejection};
+
+/// How often one who waits looks whether the event still does.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What L2 said of an event, for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,12 +96,19 @@ impl UntilLayer2 {
     pub async fn answer(&self, id: EventId, taken: Accepted) -> Result<Accepted, Rejection> {
         // In this order: an answer that comes now finds either us, or its trace in L1.
         let mut wait = self.waiters.wait(id);
-        if let Some(answer) = self.known(&id, taken)? {
-            return answer;
-        }
-        match timeout(self.patience, &mut wait.said).await {
-            Ok(Ok(said)) => answer(said, taken),
-            _ => self.known(&id, taken)?.unwrap_or(Err(Rejection::Unconfirmed)),
+        let until = Instant::now() + self.patience;
+        loop {
+            if let Some(answer) = self.known(&id, taken)? {
+                return answer;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            match timeout(left.min(LOOK_EVERY), &mut wait.said).await {
+                Ok(Ok(said)) => return answer(said, taken),
+                // The relay stops.
+                Ok(Err(_)) => return Err(Rejection::Unconfirmed),
+                Err(_) if left.is_zero() => return Err(Rejection::Unconfirmed),
+                Err(_) => {}
+            }
         }
     }
 

@@ -10,10 +10,10 @@
 
 mod listener;
 
-use std::env;
+use std::{collections::HashSet, env};
 
 use event::{
-    Class, Event, Filter, Timestamp, Verified,
+    Class, Event, EventId, Filter, Timestamp, Verified,
     twin::{self, AUTHORS, Author, NaiveStore},
 };
 use listener::Listener;
@@ -156,6 +156,8 @@ pub struct Past {
     held: Vec<Vec<Event>>,
     /// What each event gave to those who listened: itself, or nothing.
     handed_out: Vec<Option<Event>>,
+    /// What was passed on and is held nowhere: once is enough.
+    passed_on: HashSet<EventId>,
 }
 
 impl Past {
@@ -163,7 +165,8 @@ impl Past {
         let mut twin = NaiveStore::default();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         twin.set_time(Timestamp(now.as_secs()));
-        Past { twin, held: vec![Vec::new()], handed_out: Vec::new() }
+        let (held, handed_out) = (vec![Vec::new()], Vec::new());
+        Past { twin, held, handed_out, passed_on: HashSet::new() }
     }
 
     /// What is held now.
@@ -176,11 +179,12 @@ impl Past {
         let is_known = self.twin.live().contains(event);
         let is_held = self.twin.save(event);
         let has_expired = event.expiration().is_some_and(|date| date < Timestamp(1 << 30));
-        let is_passed_on = event.kind.class() == Class::Ephemeral && !has_expired;
+        let is_ephemeral = event.kind.class() == Class::Ephemeral && !has_expired;
+        let is_passed_on = is_ephemeral && self.passed_on.insert(event.id);
         let is_new = is_held && !is_known || is_passed_on;
         self.held.push(self.twin.live().to_vec());
         self.handed_out.push(is_new.then(|| event.clone()));
-        match (is_new, is_held) {
+        match (is_new, is_held || is_ephemeral) {
             (true, _) => Expected::New,
             (false, true) => Expected::Duplicate,
             (false, false) => Expected::NotHeld,

@@ -756,6 +756,17 @@ impl State {
         SaveOutcome::Saved(self.log.len() as u64 - 1)
     }
 
+    fn delete(&mut self, id: EventId, why: &str) -> DeleteOutcome {
+        if self.role != Some(Role::Owner) {
+            return DeleteOutcome::Forbidden;
+        }
+        if !self.held.contains_key(&id) {
+            return DeleteOutcome::Unknown;
+        }
+        self.append(What::Removed { id: id.0.to_vec().into(), why: why.into() });
+        DeleteOutcome::Removed(self.log.len() as u64 - 1)
+    }
+
     fn check(&self) -> Result<(), Layer2Error> {
         if self.is_available { Ok(()) } else { Err(Layer2Error::Unavailable("away".into())) }
     }
@@ -890,8 +901,15 @@ impl Layer2 for FakeL2 {
         Err(Layer2Error::Interface("a fake does not reconcile".into()))
     }
 
-    async fn delete(&self, _: &[EventId], _: &Deletion) -> Result<Vec<DeleteOutcome>, Layer2Error> {
-        Err(Layer2Error::Refused("a relay does not delete".into()))
+    async fn delete(
+        &self,
+        ids: &[EventId],
+        deletion: &Deletion,
+    ) -> Result<Vec<DeleteOutcome>, Layer2Error> {
+        self.with(|state| {
+            state.check()?;
+            Ok(ids.iter().map(|id| state.delete(*id, &deletion.why)).collect())
+        })
     }
 
     async fn clear(&self, _: &str) -> Result<(), Layer2Error> {

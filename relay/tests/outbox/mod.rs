@@ -205,6 +205,23 @@ async fn an_ok_after_layer_2_waits_for_its_answer_and_tells_what_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_an_event_that_leaves_without_an_answer_hears_so_and_waits_no_longer() {
+    let l2 = FakeL2::default();
+    l2.set_available(false);
+    let relay = relay_that_waits(&l2, HOUR).await;
+    let author = Author::new(3);
+    let (mut alice, mut bob) = (relay.client().await, relay.client().await);
+    let old = author.sign(1_000, 0, &[], "old");
+    alice.send(json!(["EVENT", crate::harness::value_of(&old)])).await;
+    relay.wait_for_metric("aquifer_outbox_rows", 1.0).await;
+    bob.send(json!(["EVENT", crate::harness::value_of(&author.sign(1_001, 0, &[], "new"))])).await;
+    alice.ok().await.expect_refused("error: it was stored, and is gone again");
+    alice.publish(&old).await.expect_ok_because("duplicate: have a newer version");
+    bob.expect_no_ok().await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_ok_after_layer_2_says_so_when_it_gives_up_waiting_and_the_event_goes_up_all_the_same() {
     let l2 = FakeL2::default();
     l2.set_available(false);

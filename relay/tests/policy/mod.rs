@@ -81,6 +81,21 @@ fn result((status, answer): (u16, Value)) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_the_configuration_bans_stays_banned_until_somebody_allows_it() {
+    let (admin, banned) = (Author::new(1), Author::new(2));
+    let lists = format!("admins = ['{}']\nbanned_keys = ['{}']", key(&admin), key(&banned));
+    let configured = Configured::start(&lists).await;
+    let relay = &configured.relay;
+    let (_, answer) = call(&admin, relay, "unbanpubkey", json!([key(&banned)])).await;
+    assert!(answer["error"].as_str().unwrap().contains("allowpubkey"), "{answer}");
+    let mut client = relay.client().await;
+    client.publish(&note(&banned, 1_000)).await.expect_refused("blocked: ");
+    result(call(&admin, relay, "allowpubkey", json!([key(&banned)])).await);
+    client.publish_all(&[note(&banned, 1_000)]).await;
+    configured.relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nip_86_an_admin_bans_and_allows_at_once_and_for_good() {
     let (admin, spammer, ann) = (Author::new(1), Author::new(2), Author::new(3));
     let configured = Configured::start(&format!("admins = ['{}']", key(&admin))).await;

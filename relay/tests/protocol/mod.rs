@@ -19,7 +19,7 @@ fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
-async fn authenticate(client: &mut Client, author: &Author, relay: &TestRelay) {
+pub async fn authenticate(client: &mut Client, author: &Author, relay: &TestRelay) {
     authenticate_as_all(client, std::slice::from_ref(author), relay).await;
 }
 
@@ -36,7 +36,7 @@ async fn sign_in(client: &mut Client, author: &Author, relay: &TestRelay, challe
     client.ok().await.expect_ok();
 }
 
-fn wrap(from: &Author, to: &Author, at: u64) -> Verified {
+pub fn wrap(from: &Author, to: &Author, at: u64) -> Verified {
     from.sign(at, 1_059, &[&["p", &to.pubkey().to_string()]], "sealed")
 }
 
@@ -279,14 +279,14 @@ async fn nip_11_programs_get_a_document_and_people_a_page() {
 }
 
 /// The other side: what it has, and what it finds that each lacks.
-struct Other {
+pub struct Other {
     negentropy: Negentropy<'static, NegentropyStorageVector>,
     have: BTreeSet<String>,
-    need: BTreeSet<String>,
+    pub need: BTreeSet<String>,
 }
 
 impl Other {
-    fn with(events: &[Verified]) -> Other {
+    pub fn with(events: &[Verified]) -> Other {
         let mut storage = NegentropyStorageVector::new();
         for event in events {
             storage.insert(event.created_at.0, Id::from_byte_array(event.id.0)).unwrap();
@@ -297,7 +297,7 @@ impl Other {
     }
 
     /// All rounds, under a name.
-    async fn reconcile(&mut self, client: &mut Client, name: &str, filter: &Value) {
+    pub async fn reconcile(&mut self, client: &mut Client, name: &str, filter: &Value) {
         let first = hex::encode(self.negentropy.initiate().unwrap());
         client.send(json!(["NEG-OPEN", name, filter, first])).await;
         loop {

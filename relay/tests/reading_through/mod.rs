@@ -4,6 +4,7 @@ use std::{ops::Range, time::Duration};
 
 use aquifer::config::{CacheConfig, Config};
 use event::{Event, Filter, Verified, twin::Author};
+use futures_util::future::join_all;
 use layer2::What;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use serde_json::{Value, json};
@@ -342,6 +343,32 @@ fn notes_of_talkers(authors: u8, count: u64) -> Vec<Verified> {
         author.sign(10_000 + number, kind, &[&["t", &topic]], &content)
     };
     (0..count).map(note).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_many_pages_lacks_nothing_that_is_given_up_between_them() {
+    let (relay, l2, _) = pruned(LONG).await;
+    // What one reads through takes the place of what others are just being given.
+    let reading = (0..4).map(async |seed| {
+        let (mut client, mut random) = (relay.client().await, StdRng::seed_from_u64(seed));
+        for round in 0..15 {
+            let authors: Vec<String> = (0..3).map(|_| key(random.random_range(0..40))).collect();
+            let (name, filter) = (round.to_string(), json!({ "authors": authors, "limit": 300 }));
+            client.req(&name, std::slice::from_ref(&filter)).await;
+            let mut answer = client.events_until_eose(&name).await;
+            let mut expected = naive(&l2, &filter);
+            // Where collections are quicker than answers, the rest comes after EOSE.
+            while answer.len() < expected.len() {
+                answer.push(client.event(&name).await);
+            }
+            answer.sort();
+            expected.sort();
+            assert!(answer == expected, "{filter}: {} events", answer.len());
+            client.send(json!(["CLOSE", name])).await;
+        }
+    });
+    join_all(reading).await;
+    relay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

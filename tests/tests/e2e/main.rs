@@ -34,6 +34,7 @@ mod observed;
 mod outages;
 mod outbox;
 mod pace;
+mod peers;
 mod sharing;
 mod subscriber;
 mod up;

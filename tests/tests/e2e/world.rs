@@ -345,10 +345,23 @@ impl Relay {
 
     /// A relay with its data in `folder` that shares this store, which is no canister.
     pub async fn sharing(folder: &Path, layer2: &str) -> Relay {
+        Relay::sharing_with(folder, layer2, POLL_INTERVAL, &[]).await
+    }
+
+    /// One that looks at it this often, with further words on its command line.
+    pub async fn sharing_with(
+        folder: &Path,
+        layer2: &str,
+        poll_interval: Duration,
+        more: &[&str],
+    ) -> Relay {
         let name = folder.file_name().expect("its folder has a name").to_string_lossy();
-        let more = ["--layer2", layer2].map(str::to_owned).into();
-        let poll_interval = Some(POLL_INTERVAL);
-        let options = RelayOptions { more, poll_interval, ..without_canister(name.into(), folder) };
+        let words = [&["--layer2", layer2], more].concat();
+        let options = RelayOptions {
+            more: words.into_iter().map(str::to_owned).collect(),
+            poll_interval: Some(poll_interval),
+            ..without_canister(name.into(), folder)
+        };
         Relay::start(options).await
     }
 
@@ -405,9 +418,14 @@ impl Relay {
     /// `aquifer l2` with these words, with the key of this relay. The store of `world` is the
     /// configured one.
     pub async fn l2(&self, world: &World, words: &[&str], input: Vec<u8>) -> Output {
+        self.with_its_key(world, &[&["l2"], words].concat(), input).await
+    }
+
+    /// `aquifer` with these words, the key of this relay, and the store of `world`.
+    pub async fn with_its_key(&self, world: &World, words: &[&str], input: Vec<u8>) -> Output {
         let url = world.url();
         let data = self.run.options().data.display().to_string();
-        let words = ["l2"].into_iter().chain(words.iter().copied());
+        let words = words.iter().copied();
         aquifer_in(&[("AQUIFER_LAYER2", &url)], words.chain(["--data", &data]), input).await
     }
 }

@@ -13,36 +13,37 @@
 //! Of some events L1 has only a stub. Their bodies come from L2 and take their places in the answer;
 //! if L2 is too slow, the answer goes on without them and they follow when they come.
 
+mod page;
+
 use std::{collections::HashSet, ops::ControlFlow, pin::pin, sync::Arc};
 
-use event::{EventId, Filter, Packed, Verified};
-use index::{Cursor, Found, Matcher, Reader, Scan, Take};
-use store::{ReadError, Seq, Store};
+use event::{EventId, Filter, Verified};
+use index::{Cursor, Matcher, Scan};
+use store::{ReadError, Seq};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     time::Instant,
 };
 use tracing::{error, info};
 
+use self::page::{Item, Next, Page, Part};
 use crate::{
     backlog::Backlog,
-    delta::{Delta, Following},
+    deliveries::Deliveries,
+    delta::{Delta, Following, Listener},
     inquiry::{Inquiry, Settled},
+    message::Message,
     metrics::Metrics,
-    reads::{Deadline, Reads, Turn},
+    peers::tapper::Tapper,
+    reads::{Reads, Turn},
     revive::{Revival, Whole},
     searcher::{SearchError, Searcher},
     sight::Sight,
     wire::{self, Completeness, Frame, SubscriptionId},
 };
 
-/// How much of a subscription's answer is read ahead of a slow client, in bytes of JSON.
-const PAGE_BYTES_MAX: usize = 256 * 1024;
-/// The same in events.
-const PAGE_EVENTS_MAX: usize = 512;
-
-/// How often an answer is begun anew because a collection came between.
-const FIRST_PAGES_MAX: u32 = 4;
+/// How often L2 is asked for one answer because collections come between.
+const TRIES_MAX: u32 = 4;
 
 /// What a subscription is made of.
 pub struct Streamer {
@@ -53,11 +54,13 @@ pub struct Streamer {
     pub sight: Sight,
     pub reads: Reads,
     pub delta: Delta,
+    pub tapper: Arc<Tapper>,
     pub frames: mpsc::Sender<Frame>,
     pub backlog: Backlog,
     pub revival: Arc<Revival>,
     /// Who asks L2, if there is one.
     pub inquiry: Option<Arc<Inquiry>>,
+    pub deliveries: Deliveries,
     pub metrics: Arc<Metrics>,
 }
 
@@ -71,8 +74,29 @@ struct Owed {
     is_unsettled: bool,
     /// What was sent, if another filter may find it by its words once more.
     places: Option<HashSet<Seq>>,
-    /// What was sent of an unsettled answer. Some of it may be given up meanwhile and come once more.
-    sent: HashSet<EventId>,
+    /// What was sent of an answer that may have to be completed later. Some of it may be given up meanwhile
+    /// and come once more.
+    sent: Option<HashSet<EventId>>,
+}
+
+/// What the pages of an answer stand on.
+struct Ground {
+    /// Until when L2 is waited for.
+    deadline: Instant,
+    /// What came later is live, but for what was read through since.
+    horizon: Seq,
+    /// How often whole events had been given up, when L1 last came to have all that is asked for.
+    given_up: u64,
+    /// How often that was seen to.
+    tries: u32,
+    /// Whether that was after the first page.
+    is_refilled: bool,
+}
+
+impl Ground {
+    fn part(&self) -> Part {
+        if self.is_refilled { Part::OldAndQuiet(self.horizon) } else { Part::All }
+    }
 }
 
 /// Why a streamer ends on its own.
@@ -109,11 +133,18 @@ impl Streamer {
         self: Arc<Self>,
         searches: Vec<Filter>,
     ) -> Result<std::convert::Infallible, End> {
+        // Before the place in the live stage, and given up after it.
+        let _demand = self.tapper.demand(&self.filters, &self.sight);
         let may_find_twice = !searches.is_empty() && searches.len() + self.filters.len() > 1;
         let places = may_find_twice.then(HashSet::new);
-        let mut owed = Owed { places, ..Owed::default() };
+        let may_lack = self.inquiry.as_ref().is_some_and(|inquiry| !inquiry.has_all());
+        let sent = may_lack.then(HashSet::new);
+        let mut owed = Owed { places, sent, ..Owed::default() };
         let (horizon, hint) = self.send_stored(&searches, &mut owed).await?;
         owed.places = None;
+        if !owed.is_unsettled {
+            owed.sent = None;
+        }
         let eose = Frame::Text(wire::eose(&self.id, hint));
         let place = self.frames.reserve().await.map_err(|_| End::Gone)?;
         // EOSE comes with the place in the live stage: who has heard it, and then publishes something that
@@ -133,8 +164,14 @@ impl Streamer {
     }
 
     fn join(&self, delivered: Seq, joined: impl FnOnce()) -> Result<Following, Seq> {
-        let who = (&self.id, &self.sight);
-        self.delta.join(who, &self.filters, delivered, &self.frames, joined)
+        let listener = Listener {
+            id: &self.id,
+            sight: &self.sight,
+            filters: &self.filters,
+            frames: &self.frames,
+            peer: None,
+        };
+        self.delta.join(listener, delivered, joined)
     }
 
     /// Waits until the session falls behind the live stage, and sends what the answer still owes.
@@ -156,7 +193,7 @@ impl Streamer {
                 () = self.settle_late(), if owed.is_unsettled => {
                     self.send_late(horizon, owed).await?;
                     owed.is_unsettled = false;
-                    owed.sent.clear();
+                    owed.sent = None;
                 }
             }
         }
@@ -183,8 +220,11 @@ impl Streamer {
     /// What the answer would have had, had L2 been quicker. All else of it was sent, or is new, and comes
     /// live.
     async fn send_late(self: &Arc<Self>, horizon: Seq, owed: &mut Owed) -> Result<(), End> {
-        let first = self.read_page(self.scan(), Turn::First, Some(horizon)).await?;
-        self.send_pages(first, Some(horizon), owed).await.map(drop)
+        let mut read = self.read_page(self.scan(), Turn::First, Part::Quiet(horizon)).await?;
+        while let Some(scan) = self.send_page(read, owed).await? {
+            read = self.read_page(scan, Turn::Further, Part::Quiet(horizon)).await?;
+        }
+        Ok(())
     }
 
     /// Everything stored, newest first, then what is found by words. Returns the horizon: what came later
@@ -194,15 +234,20 @@ impl Streamer {
         searches: &[Filter],
         owed: &mut Owed,
     ) -> Result<(Seq, Completeness), End> {
-        let (horizon, first) = self.first_page(owed).await?;
-        let scan = self.send_pages(first, None, owed).await?;
+        let (mut ground, mut read) = self.first_page(owed).await?;
+        let horizon = ground.horizon;
+        let mut end = read.scan.cursor();
+        while let Some(scan) = self.send_page(read, owed).await? {
+            read = self.next_page(scan, &mut ground, owed).await?;
+            end = read.scan.cursor();
+        }
         let mut is_all_found = true;
         for filter in searches {
             is_all_found &= self.send_found(filter, owed).await?;
         }
         let is_alone = self.inquiry.as_ref().is_some_and(|inquiry| inquiry.is_cut_off());
         let is_owed = is_alone || owed.is_unsettled || !owed.ids.is_empty() || !is_all_found;
-        let is_cut = !is_owed && self.is_cut(scan.cursor(), horizon).await?;
+        let is_cut = !is_owed && self.is_cut(end, &ground).await?;
         let hint = if is_owed || is_cut { Completeness::More } else { Completeness::Finish };
         Ok((horizon, hint))
     }
@@ -228,8 +273,9 @@ impl Streamer {
 
     /// As many of the events at these places as make a page, and the places that are left.
     async fn read_places(&self, places: Vec<Seq>) -> Result<(Vec<Item>, Vec<Seq>), End> {
+        let deliveries = self.deliveries.clone();
         let read = self.reads.read(Turn::Further, move |store, deadline| {
-            let (mut page, mut looked_at) = (Page::new(deadline), 0);
+            let (mut page, mut looked_at) = (Page::new(deadline, deliveries), 0);
             store.at(places.iter().copied(), |seq, event| {
                 looked_at += 1;
                 // It may have gone a moment ago.
@@ -244,11 +290,11 @@ impl Streamer {
     }
 
     /// Whether a filter's limit kept something back that is behind this place.
-    async fn is_cut(&self, end: Cursor, horizon: Seq) -> Result<bool, End> {
-        let Some(newest) = horizon.0.checked_sub(1) else { return Ok(false) };
+    async fn is_cut(&self, end: Cursor, ground: &Ground) -> Result<bool, End> {
+        let Some(newest) = ground.horizon.0.checked_sub(1) else { return Ok(false) };
         let is_full = end.remaining.contains(&0);
-        if !is_full || self.filters.len() > 1 {
-            // Where one of several ended nobody knows any more.
+        if !is_full || self.filters.len() > 1 || ground.is_refilled {
+            // Where one of several ended nobody knows any more, and what came since lies elsewhere.
             return Ok(is_full);
         }
         let next = Cursor { remaining: vec![1], ..end };
@@ -267,59 +313,91 @@ impl Streamer {
         self.sight.over(Scan::new(&self.filters), &self.filters)
     }
 
-    /// The first page of the answer, and its horizon. What was asked of L2 could be given up before it
-    /// is read: then L2 is asked again.
-    async fn first_page(self: &Arc<Self>, owed: &mut Owed) -> Result<(Seq, Read), End> {
-        let deadline = Instant::now() + self.revival.patience;
-        let mut tries = 1;
+    /// The first page of the answer. What was asked of L2 could be given up before it is read: then L2 is
+    /// asked again.
+    async fn first_page(&self, owed: &mut Owed) -> Result<(Ground, Read), End> {
+        let mut ground = Ground {
+            deadline: Instant::now() + self.revival.patience,
+            horizon: Seq(0),
+            given_up: 0,
+            tries: 0,
+            is_refilled: false,
+        };
         loop {
-            let given_up = self.reads.given_up()?;
-            self.settle(owed, deadline).await;
-            let horizon = self.reads.horizon();
+            self.settle_once_more(&mut ground, owed).await?;
+            ground.horizon = self.reads.horizon();
             let scan = self.scan();
-            let page = match horizon.0.checked_sub(1) {
-                Some(newest) => self.read_page(scan.up_to(Seq(newest)), Turn::First, None).await?,
+            let read = match ground.horizon.0.checked_sub(1) {
+                Some(newest) => {
+                    self.read_page(scan.up_to(Seq(newest)), Turn::First, Part::All).await?
+                }
                 None => Read { page: Vec::new(), is_done: true, scan, place: None },
             };
-            let is_sound = owed.is_unsettled || given_up == self.reads.given_up()?;
-            if is_sound || self.inquiry.is_none() || tries == FIRST_PAGES_MAX {
-                return Ok((horizon, page));
+            if self.stands(&ground, owed)? {
+                return Ok((ground, read));
             }
-            tries += 1;
         }
     }
 
-    /// Sends a page and all that follow it. Returns the scan at its end.
-    async fn send_pages(
-        self: &Arc<Self>,
-        first: Read,
-        late: Option<Seq>,
+    /// Another page of the answer, and the same holds for it. What L2 gives then lies behind the horizon,
+    /// and is known by being no news.
+    async fn next_page(
+        &self,
+        scan: Scan,
+        ground: &mut Ground,
         owed: &mut Owed,
-    ) -> Result<Scan, End> {
-        let mut read = first;
-        loop {
-            let Read { page, is_done, scan, place } = read;
-            self.send_events(page, owed).await?;
-            if is_done {
-                return Ok(scan);
-            }
-            // Or those who all wait for their next page would wait for each other.
-            drop(place);
-            read = self.read_page(scan, Turn::Further, late).await?;
+    ) -> Result<Read, End> {
+        let cursor = scan.cursor();
+        let mut read = self.read_page(scan, Turn::Further, ground.part()).await?;
+        while !self.stands(ground, owed)? {
+            // It has a place in the backlog.
+            drop(read);
+            self.settle_once_more(ground, owed).await?;
+            ground.is_refilled = true;
+            let scan = self.sight.over(Scan::resume(&self.filters, &cursor), &self.filters);
+            read = self.read_page(scan, Turn::Further, ground.part()).await?;
         }
+        Ok(read)
     }
 
-    /// The next page of a scan; if `late` is given, only what was read through from there on.
-    async fn read_page(&self, mut scan: Scan, turn: Turn, late: Option<Seq>) -> Result<Read, End> {
+    /// Whether what was just read is all there is. What is unsettled, is looked through once more.
+    fn stands(&self, ground: &Ground, owed: &Owed) -> Result<bool, End> {
+        let is_alone = self.inquiry.is_none() || owed.is_unsettled;
+        Ok(is_alone || ground.given_up == self.reads.given_up()?)
+    }
+
+    /// Has L2 asked for what is missing; but where collections are quicker than answers, later.
+    async fn settle_once_more(&self, ground: &mut Ground, owed: &mut Owed) -> Result<(), End> {
+        if ground.tries == TRIES_MAX {
+            owed.is_unsettled = true;
+            self.metrics.late_answers.inc();
+            return Ok(());
+        }
+        ground.tries += 1;
+        ground.given_up = self.reads.given_up()?;
+        self.settle(owed, ground.deadline).await;
+        Ok(())
+    }
+
+    /// Sends a page. Returns the scan of those that follow, if there are any.
+    async fn send_page(&self, read: Read, owed: &mut Owed) -> Result<Option<Scan>, End> {
+        let Read { page, is_done, scan, place } = read;
+        self.send_events(page, owed).await?;
+        // Or those who all wait for their next page would wait for each other.
+        drop(place);
+        Ok((!is_done).then_some(scan))
+    }
+
+    /// The next page of a scan.
+    async fn read_page(&self, mut scan: Scan, turn: Turn, part: Part) -> Result<Read, End> {
         let (place, metrics) = (self.backlog.page().await, self.metrics.clone());
+        let deliveries = self.deliveries.clone();
         let read = self.reads.read(turn, move |store, deadline| {
-            let mut page = Page::new(deadline);
+            let mut page = Page::new(deadline, deliveries);
             let started = Instant::now();
             let is_done = store.page(&mut scan, &mut page)?;
             metrics.query_page_seconds.observe(started.elapsed().as_secs_f64());
-            if let Some(horizon) = late {
-                page.keep_quiet_from(horizon, store)?;
-            }
+            page.keep(part, store)?;
             Ok(Read { page: page.events, is_done, scan, place: Some(place) })
         });
         Ok(read.await.ok_or(End::Gone)??)
@@ -336,7 +414,7 @@ impl Streamer {
         let (_place, this) = (self.backlog.page().await, self.clone());
         let read = self.reads.read(Turn::First, move |store, mut deadline| {
             let matchers: Vec<Matcher> = this.filters.iter().map(Matcher::new).collect();
-            let mut page = Page::new(deadline);
+            let mut page = Page::new(deadline, this.deliveries.clone());
             let reached = store.since(from, to, |seq, event| {
                 let is_wanted = matchers.iter().any(|matcher| matcher.matches(event));
                 if is_wanted && this.sight.shows(event) {
@@ -367,11 +445,14 @@ impl Streamer {
         }
         let mut revived = self.fetch(&stubs, owed).await;
         for item in page {
-            if owed.is_unsettled && !owed.sent.insert(item.id()) {
+            if owed.sent.as_mut().is_some_and(|sent| !sent.insert(item.id())) {
                 continue;
             }
             match item {
-                Item::Whole(_, _, json) => self.send_event(&json).await?,
+                Item::Whole(_, _, json, message) => {
+                    self.send_event(&json).await?;
+                    self.note_delivered(message.as_deref());
+                }
                 Item::Stub(_, id) => match revived.remove(&id) {
                     Some(event) => self.send_whole([&event]).await?,
                     None => owed.ids.push(id),
@@ -394,8 +475,15 @@ impl Streamer {
     async fn send_whole(&self, events: impl IntoIterator<Item = &Verified>) -> Result<(), End> {
         for event in events {
             self.send_event(&event.to_json()).await?;
+            self.note_delivered(self.deliveries.message_of(event).as_ref());
         }
         Ok(())
+    }
+
+    fn note_delivered(&self, message: Option<&Message>) {
+        if let Some(message) = message {
+            self.deliveries.delivered(message, &self.sight, false);
+        }
     }
 
     /// Waits while the client is slow: stored events are never dropped.
@@ -410,23 +498,6 @@ impl Streamer {
     }
 }
 
-/// Looks whether there is another event.
-struct Next {
-    is_there: bool,
-    deadline: Deadline,
-}
-
-impl Reader for Next {
-    fn take(&mut self, _: Found<'_>) -> Take {
-        self.is_there = true;
-        Take::Last
-    }
-
-    fn may_go_on(&mut self) -> bool {
-        !self.deadline.is_over()
-    }
-}
-
 /// A page that was read, and where to go on.
 struct Read {
     page: Vec<Item>,
@@ -434,71 +505,4 @@ struct Read {
     scan: Scan,
     /// In the backlog, until the page is queued.
     place: Option<OwnedSemaphorePermit>,
-}
-
-/// A page of events as JSON.
-struct Page {
-    events: Vec<Item>,
-    bytes: usize,
-    deadline: Deadline,
-}
-
-enum Item {
-    Whole(Seq, EventId, String),
-    Stub(Seq, EventId),
-}
-
-impl Item {
-    fn seq(&self) -> Seq {
-        let (Item::Whole(seq, ..) | Item::Stub(seq, _)) = self;
-        *seq
-    }
-
-    fn id(&self) -> EventId {
-        let (Item::Whole(_, id, _) | Item::Stub(_, id)) = self;
-        *id
-    }
-}
-
-impl Page {
-    fn new(deadline: Deadline) -> Page {
-        Page { events: Vec::new(), bytes: 0, deadline }
-    }
-
-    fn push(&mut self, seq: Seq, event: &Packed<'_>) {
-        if event.is_stub() {
-            self.events.push(Item::Stub(seq, event.id()));
-            return;
-        }
-        let json = wire::json_of(event);
-        self.bytes += json.len();
-        self.events.push(Item::Whole(seq, event.id(), json));
-    }
-
-    /// Leaves only what was read through from `horizon` on.
-    fn keep_quiet_from(&mut self, horizon: Seq, store: &Store) -> Result<(), ReadError> {
-        let mut quiet = Vec::new();
-        for item in self.events.drain(..) {
-            if item.seq() >= horizon && store.is_quiet(item.seq())? {
-                quiet.push(item);
-            }
-        }
-        self.events = quiet;
-        Ok(())
-    }
-
-    fn is_full(&self) -> bool {
-        self.events.len() >= PAGE_EVENTS_MAX || self.bytes >= PAGE_BYTES_MAX
-    }
-}
-
-impl Reader for Page {
-    fn take(&mut self, found: Found<'_>) -> Take {
-        self.push(found.seq, &found.event());
-        if self.is_full() { Take::Last } else { Take::More }
-    }
-
-    fn may_go_on(&mut self) -> bool {
-        !self.deadline.is_over()
-    }
 }
