@@ -227,6 +227,9 @@ impl Stage<'_> {
     async fn fanout(&mut self) -> Option<FannedOut> {
         let fanout = Fanout {
             relay: self.running.url.clone(),
+            also: Vec::new(),
+            publish: None,
+            settle: 0.0,
             subscribers: self.compare.connections,
             events: self.compare.fanned_out,
             rate: FAN_OUT_RATE,

@@ -1,6 +1,6 @@
 //! `aquifer-bench fanout`: from an author's keyboard to a thousand readers.
 //!
-//! One connection publishes at a fixed rate, all others hold a subscription that every event matches.
+//! One connection publishes at a fixed rate, to the same relay or to another of its cluster, all others hold a subscription that every event matches.
 //! Each subscriber notes when each event came; what is told counts from when the event was due.
 
 use std::{
@@ -14,7 +14,10 @@ use clap::Args;
 use corpus::Author;
 use event::{Event, EventId, Timestamp};
 use serde::Serialize;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use crate::{
     connection::{Answer, Connection, Incoming, Outgoing},
@@ -34,6 +37,19 @@ pub struct Fanout {
     /// The relay
     #[arg(long, value_name = "URL")]
     pub relay: String,
+
+    /// Further relays: the subscribers are spread over all of them
+    #[arg(long, value_name = "URLS", value_delimiter = ',')]
+    pub also: Vec<String>,
+
+    /// Where to publish, if not where the first subscribers are
+    #[arg(long, value_name = "URL")]
+    pub publish: Option<String>,
+
+    /// Seconds between the last subscription and the first event: relays of a cluster may take a moment to
+    /// tell each other
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
+    pub settle: f64,
 
     /// Connections with one subscription each, which every event matches
     #[arg(long, default_value_t = 1_000)]
@@ -82,9 +98,10 @@ impl Fanout {
         let numbers: Arc<HashMap<EventId, usize>> =
             Arc::new(events.iter().enumerate().map(|(number, event)| (event.id, number)).collect());
         let mut subscribers = JoinSet::new();
-        for connection in subscribe(&self.relay, self.subscribers, &author).await? {
+        for connection in self.subscribe(&author).await? {
             subscribers.spawn(receive(connection, numbers.clone(), self.lasts()));
         }
+        sleep(Duration::from_secs_f64(self.settle)).await;
         let process = self.pid.map(Process);
         let before = process.map(Process::usage).transpose()?;
         let (due, ok) = self.publish(&events).await?;
@@ -98,6 +115,17 @@ impl Fanout {
             result.relay = Some(process.cost(before, self.events as u64)?);
         }
         Ok(result)
+    }
+
+    async fn subscribe(&self, author: &Author) -> Result<Vec<Connection>> {
+        let relays: Vec<&String> = std::iter::once(&self.relay).chain(&self.also).collect();
+        let mut connections = Vec::with_capacity(self.subscribers);
+        for (at, relay) in relays.iter().enumerate() {
+            let share = self.subscribers / relays.len();
+            let rest = usize::from(at < self.subscribers % relays.len());
+            connections.extend(subscribe(relay, share + rest, author).await?);
+        }
+        Ok(connections)
     }
 
     /// Dated a second apart, so that no relay takes one for another version of the last.
@@ -115,7 +143,8 @@ impl Fanout {
     }
 
     async fn publish(&self, events: &[Event]) -> Result<(Vec<Instant>, Latencies)> {
-        let Connection { mut outgoing, mut incoming } = Connection::open(&self.relay).await?;
+        let url = self.publish.as_ref().unwrap_or(&self.relay);
+        let Connection { mut outgoing, mut incoming } = Connection::open(url).await?;
         let schedule = Schedule::new(events.len(), Some(self.rate));
         let (due, answered) = tokio::try_join!(
             send(&mut outgoing, events, &schedule),
