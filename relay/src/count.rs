@@ -11,7 +11,7 @@ use store::{ReadError, Store};
 use tokio::time::timeout;
 
 use crate::{
-    inquiry::Inquiry,
+    inquiry::{Inquiry, has_lost},
     reads::{Deadline, Reads, Turn},
     revive::Revival,
     searcher::{SearchError, Searcher},
@@ -67,20 +67,16 @@ impl Question {
     }
 
     async fn tally(&self) -> Option<Result<Tally, ReadError>> {
+        let hold = self.inquiry.as_ref().map(|_| self.reads.hold());
         let is_known = match &self.inquiry {
             Some(inquiry) => inquiry.knows(&self.filters).await,
             None => true,
         };
-        let before = self.reads.given_up();
         let here = match self.count_here().await? {
             Ok(here) => here,
             Err(error) => return Some(Err(error)),
         };
-        // What is given up while it is counted, may be missing.
-        let is_whole = match (before, self.reads.given_up()) {
-            (Ok(before), Ok(after)) => self.inquiry.is_none() || before == after,
-            (Err(error), _) | (_, Err(error)) => return Some(Err(error)),
-        };
+        let is_whole = hold.is_none_or(|hold| !has_lost(&hold, &self.filters, ..));
         if is_known && is_whole {
             return Some(Ok(here));
         }

@@ -6,14 +6,16 @@
 
 use std::{
     collections::HashMap,
+    ops::RangeBounds,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use event::{EventId, Filter, Packed, Timestamp, Verified};
 use futures_util::{FutureExt, future::join_all};
+use index::Matcher;
 use layer2::{Layer2, Layer2Error};
-use store::{Outcome, ReadError, Store, WriteError, Writer};
+use store::{Hold, Outcome, ReadError, Store, WriteError, Writer};
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, timeout_at},
@@ -325,6 +327,20 @@ struct Given {
     oldest: Option<Timestamp>,
     /// What L1 should hold now.
     held: Vec<EventId>,
+}
+
+/// Whether anything was given up since the hold began that these filters ask for, and that has one of these
+/// dates.
+pub fn has_lost(hold: &Hold, filters: &[Filter], dates: impl RangeBounds<Timestamp>) -> bool {
+    let Some(lost) = hold.lost() else { return true };
+    if lost.is_empty() {
+        return false;
+    }
+    let matchers: Vec<Matcher> = filters.iter().map(Matcher::new).collect();
+    lost.iter().filter_map(|stub| Packed::trusted(stub).ok()).any(|event| {
+        dates.contains(&event.created_at())
+            && matchers.iter().any(|matcher| matcher.matches(&event))
+    })
 }
 
 /// What has to be asked of L2 for one filter, if anything.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use store::{ReadError, Seq, Store};
+use store::{Hold, ReadError, Seq, Store};
 use tokio::sync::Semaphore;
 
 use crate::config::terms::InForce;
@@ -70,9 +70,9 @@ impl Reads {
         self.store.next_seq()
     }
 
-    /// How often collections have given up whole events.
-    pub fn given_up(&self) -> Result<u64, ReadError> {
-        self.store.given_up()
+    /// An answer begins: what is stored for it is given up last, and it hears what is given up nevertheless.
+    pub fn hold(&self) -> Hold {
+        self.store.hold()
     }
 
     /// Notes that these went to a client.

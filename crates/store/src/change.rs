@@ -12,6 +12,7 @@ use index::{CREATED_AT_MAX, Found, Reader, Scan, Seq, Take, address_digest, keys
 use crate::{
     databases::{COMPLETE_SINCE, Databases, LAYER2_CURSOR, NEXT_SEQ, expiry_key, expiry_of},
     environment::Environment,
+    holds::Stub,
     outbox::Rows,
     snapshot::{View, in_order},
     unannounced::Touched,
@@ -116,6 +117,8 @@ pub struct Change<'e> {
     pub(crate) outbox_bytes: i64,
     /// What followers of the seqs are not told.
     pub(crate) touched: Touched,
+    /// What goes for want of room, body and stub.
+    pub(crate) given_up: Vec<Stub>,
     /// Which URL means this store.
     is_ours: &'e dyn Fn(&str) -> bool,
     /// Whether what happens is written to the log, as in a store that is shared.
@@ -140,6 +143,7 @@ impl<'e> Change<'e> {
             now,
             outbox_bytes: 0,
             touched: Touched::default(),
+            given_up: Vec::new(),
             is_ours,
             keeps_log,
             first: next,

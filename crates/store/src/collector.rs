@@ -257,14 +257,20 @@ impl Collector {
     /// How many bodies went.
     async fn give_up_bodies(&mut self, end: Seq, goal: Goal) -> Result<u64, CollectError> {
         let mut given_up = 0;
-        for _ in 0..ROUNDS_MAX {
-            let usage = self.usage().await?;
-            let Some(too_much) = usage.of_bodies().checked_sub(goal.target) else { break };
-            let Some(terms) = self.terms(end, too_much).await? else { break };
-            let terms = Arc::new(terms);
-            for tree in [Tree::Events, Tree::Kept] {
-                if self.give_up(tree, end, &terms, goal, &mut given_up).await? {
-                    return Ok(given_up);
+        // What answers under way have just read through goes after all else that is not protected.
+        let spared = self.store.holds().spared_from().filter(|from| *from < end);
+        let scopes = spared.map(|from| (from, false)).into_iter().chain([(end, true)]);
+        for (end, with_protected) in scopes {
+            for _ in 0..ROUNDS_MAX {
+                let usage = self.usage().await?;
+                let Some(too_much) = usage.of_bodies().checked_sub(goal.target) else { break };
+                let terms = self.terms(end, with_protected, too_much).await?;
+                let Some(terms) = terms else { break };
+                let terms = Arc::new(terms);
+                for tree in [Tree::Events, Tree::Kept] {
+                    if self.give_up(tree, end, &terms, goal, &mut given_up).await? {
+                        return Ok(given_up);
+                    }
                 }
             }
         }
@@ -272,7 +278,12 @@ impl Collector {
     }
 
     /// How much has to go for so many bytes; none if nothing can.
-    async fn terms(&self, end: Seq, bytes: u64) -> Result<Option<Terms>, CollectError> {
+    async fn terms(
+        &self,
+        end: Seq,
+        with_protected: bool,
+        bytes: u64,
+    ) -> Result<Option<Terms>, CollectError> {
         let (protected, has_layer2) = (self.protected.clone(), self.policy.has_layer2);
         self.read(move |store| {
             let snapshot = store.snapshot()?;
@@ -281,7 +292,8 @@ impl Collector {
             drop(snapshot);
             let all = Rank { is_protected: true, served: Minute(u32::MAX) };
             let mut terms = Terms { up_to: all, protected, arrivals, has_layer2 };
-            let ranks = ranks(store, &terms, end, each)?;
+            let mut ranks = ranks(store, &terms, end, each)?;
+            ranks.retain(|rank, _| with_protected || !rank.is_protected);
             let mut sum = 0;
             let enough = ranks.iter().find(|(_, bytes_of)| {
                 sum += **bytes_of;

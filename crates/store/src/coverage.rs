@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     change::Change,
-    databases::{COMPLETE_SINCE, Databases, GIVEN_UP},
+    databases::{COMPLETE_SINCE, Databases},
     store::{ReadError, Store},
 };
 
@@ -338,8 +338,7 @@ impl Change<'_> {
     /// Shortens the notes that are not true any more without this event, which is given up.
     pub fn uncover(&mut self, event: &Packed<'_>) -> Result<()> {
         let covered = &self.databases.covered;
-        let times = self.databases.numbers.get(&self.txn, GIVEN_UP)?.unwrap_or(0);
-        self.databases.numbers.put(&mut self.txn, GIVEN_UP, &(times + 1))?;
+        self.given_up.push(event.to_stub().into());
         if covered.is_empty(&self.txn)? {
             return Ok(());
         }

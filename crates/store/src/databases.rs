@@ -64,7 +64,6 @@ pub const LAYER2_CURSOR: &str = "layer 2 cursor";
 pub const MADE: &str = "made";
 pub const COMPLETE_SINCE: &str = "index complete since";
 pub const OUTBOX_BYTES: &str = "outbox bytes";
-pub const GIVEN_UP: &str = "times given up";
 
 /// Handles of all databases. They stay valid as long as the environment is open.
 pub struct Databases<'e> {

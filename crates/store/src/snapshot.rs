@@ -98,6 +98,39 @@ impl Source for Snapshot<'_> {
     }
 }
 
+/// A snapshot without what is news to those who follow the store from `horizon` on.
+pub struct Before<'s, 'e> {
+    pub snapshot: &'s Snapshot<'e>,
+    pub horizon: Seq,
+}
+
+impl Source for Before<'_, '_> {
+    type Error = heed::Error;
+    const LEAPS: bool = true;
+    type Walk<'a>
+        = Walk<'a>
+    where
+        Self: 'a;
+
+    fn walk(&self, index: Index, first: &Key, last: &Key) -> Result<Walk<'_>, heed::Error> {
+        self.snapshot.walk(index, first, last)
+    }
+
+    fn seq_of(&self, id: &EventId) -> Result<Option<Seq>, heed::Error> {
+        self.snapshot.seq_of(id)
+    }
+
+    fn event(&self, seq: Seq) -> Result<Option<Cow<'_, [u8]>>, heed::Error> {
+        let Snapshot { databases, txn, .. } = self.snapshot;
+        let is_news = seq >= self.horizon && databases.quiet.get(txn, &seq.0)?.is_none();
+        if is_news { Ok(None) } else { self.snapshot.event(seq) }
+    }
+
+    fn shows_all(&self) -> bool {
+        false
+    }
+}
+
 /// All that a transaction holds, be it one that reads or one that writes.
 #[derive(Clone, Copy)]
 pub struct View<'t> {

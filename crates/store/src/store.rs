@@ -18,15 +18,16 @@ use crate::{
     collector::row_at,
     databases::{
         COMPLETE_SINCE, Databases, FORMAT, FORMAT_BEFORE_COLLECTION, FORMAT_BEFORE_COVERAGE,
-        FORMAT_BEFORE_DATES, FORMAT_BEFORE_TAPS, FORMAT_NAME, FORMAT_SHARED, GIVEN_UP,
-        LAYER2_CURSOR, MADE, NEXT_SEQ, OUTBOX_BYTES,
+        FORMAT_BEFORE_DATES, FORMAT_BEFORE_TAPS, FORMAT_NAME, FORMAT_SHARED, LAYER2_CURSOR, MADE,
+        NEXT_SEQ, OUTBOX_BYTES,
     },
     environment::Environment,
+    holds::Holds,
     observer::Observer,
     outbox::{Millis, OutboxRow, add_dates},
     room::{Pauses, Room},
     served::Notes,
-    snapshot::Snapshot,
+    snapshot::{Before, Snapshot},
     unannounced::{Mark, Unannounced},
     usage::Usage,
     writer::Writer,
@@ -158,6 +159,7 @@ pub(crate) struct Inner {
     /// What was served, until the writer writes it down.
     pub notes: Notes,
     pub unannounced: Unannounced,
+    pub holds: Holds,
     pub room: Room,
     pub environment: Environment,
     /// Whether other processes have it open, too, and follow its log.
@@ -214,6 +216,7 @@ impl Store {
             databases,
             notes,
             unannounced: Unannounced::default(),
+            holds: Holds::default(),
             room,
             environment,
             is_shared,
@@ -243,6 +246,17 @@ impl Store {
     /// Gives the next page of `scan` to `reader`. True: there are no more.
     pub fn page(&self, scan: &mut Scan, reader: &mut impl Reader) -> Result<bool, ReadError> {
         Ok(scan.page(&self.snapshot()?, reader)?)
+    }
+
+    /// As [`Store::page`], without the news: what was stored at `horizon` or later, unless it was read
+    /// through. It uses up no limit.
+    pub fn page_before(
+        &self,
+        horizon: Seq,
+        scan: &mut Scan,
+        reader: &mut impl Reader,
+    ) -> Result<bool, ReadError> {
+        Ok(scan.page(&Before { snapshot: &self.snapshot()?, horizon }, reader)?)
     }
 
     /// The event with this id, packed; a stub, if its body is in L2 alone.
@@ -292,12 +306,6 @@ impl Store {
             }
         }
         Ok(found)
-    }
-
-    /// Whether the event at this place was read through: who follows the store is not told of it.
-    pub fn is_quiet(&self, seq: Seq) -> Result<bool, ReadError> {
-        let Snapshot { databases, txn, .. } = &self.snapshot()?;
-        Ok(databases.quiet.get(txn, &seq.0)?.is_some())
     }
 
     /// Calls `each` for the events stored at `from` or later and before `to`, in order, until it
@@ -457,13 +465,6 @@ impl Store {
         Ok(Timestamp(databases.numbers.get(txn, COMPLETE_SINCE)?.unwrap_or(0)))
     }
 
-    /// How often collections have given up whole events, with their stubs. As long as it stays the same,
-    /// what a filter was found to have here is here.
-    pub fn given_up(&self) -> Result<u64, ReadError> {
-        let Snapshot { databases, txn, .. } = &self.snapshot()?;
-        Ok(databases.numbers.get(txn, GIVEN_UP)?.unwrap_or(0))
-    }
-
     /// Notes that these events went to clients: what is served stays longer. Costs no write now.
     pub fn note_served(&self, served: impl IntoIterator<Item = Seq>) {
         // Where nothing is ever given up, nobody asks.
@@ -479,6 +480,10 @@ impl Store {
 
     pub(crate) fn notes(&self) -> &Notes {
         &self.inner.notes
+    }
+
+    pub(crate) fn holds(&self) -> &Holds {
+        &self.inner.holds
     }
 
     pub(crate) fn room(&self) -> &Room {

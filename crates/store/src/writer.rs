@@ -602,7 +602,9 @@ impl Loop {
             return Err(Failure::Reserve);
         }
         let touched = mem::take(&mut change.touched);
+        self.inner.holds.going(mem::take(&mut change.given_up));
         let next = change.commit()?;
+        self.inner.holds.gone();
         self.inner.unannounced.add(touched);
         self.has_turned = false;
         if jobs.iter().any(|job| job.task.is_collection()) {

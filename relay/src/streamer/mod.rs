@@ -17,21 +17,21 @@ mod page;
 
 use std::{collections::HashSet, ops::ControlFlow, pin::pin, sync::Arc};
 
-use event::{EventId, Filter, Verified};
+use event::{EventId, Filter, Timestamp, Verified};
 use index::{Cursor, Matcher, Scan};
-use store::{ReadError, Seq};
+use store::{Hold, ReadError, Seq};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     time::Instant,
 };
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
-use self::page::{Item, Next, Page, Part};
+use self::page::{Item, Next, Page};
 use crate::{
     backlog::Backlog,
     deliveries::Deliveries,
     delta::{Delta, Following, Listener},
-    inquiry::{Inquiry, Settled},
+    inquiry::{Inquiry, Settled, has_lost},
     message::Message,
     metrics::Metrics,
     peers::tapper::Tapper,
@@ -42,7 +42,8 @@ use crate::{
     wire::{self, Completeness, Frame, SubscriptionId},
 };
 
-/// How often L2 is asked for one answer because collections come between.
+/// How often L2 is asked for one answer because collections took some of it away again: once before EOSE,
+/// and once after it.
 const TRIES_MAX: u32 = 4;
 
 /// What a subscription is made of.
@@ -68,7 +69,7 @@ pub struct Streamer {
 #[derive(Default)]
 struct Owed {
     ids: Vec<EventId>,
-    /// Until when the answer waits: set when the first stub is met.
+    /// Until when the answer waits for bodies: set when the first stub is met.
     deadline: Option<Instant>,
     /// Whether L2 still has to say what else there is.
     is_unsettled: bool,
@@ -77,25 +78,25 @@ struct Owed {
     /// What was sent of an answer that may have to be completed later. Some of it may be given up meanwhile
     /// and come once more.
     sent: Option<HashSet<EventId>>,
+    /// How often L2 was asked in vain: it is all given up again before it is read.
+    tries: u32,
 }
 
 /// What the pages of an answer stand on.
+#[derive(Clone)]
 struct Ground {
-    /// Until when L2 is waited for.
-    deadline: Instant,
     /// What came later is live, but for what was read through since.
     horizon: Seq,
-    /// How often whole events had been given up, when L1 last came to have all that is asked for.
-    given_up: u64,
-    /// How often that was seen to.
-    tries: u32,
-    /// Whether that was after the first page.
-    is_refilled: bool,
+    /// From before L1 came to have all that is asked for. None: the answer is what L1 has.
+    hold: Option<Arc<Hold>>,
 }
 
 impl Ground {
-    fn part(&self) -> Part {
-        if self.is_refilled { Part::OldAndQuiet(self.horizon) } else { Part::All }
+    /// Whether something was given up that lies between two places of the answer.
+    fn has_lost(&self, filters: &[Filter], start: &Cursor, end: &Cursor) -> bool {
+        let newest = start.after.map_or(Timestamp(u64::MAX), |after| after.created_at);
+        let oldest = end.after.map_or(Timestamp(0), |after| after.created_at);
+        self.hold.as_ref().is_some_and(|hold| has_lost(hold, filters, oldest..=newest))
     }
 }
 
@@ -190,41 +191,67 @@ impl Streamer {
                     owed.ids.clear();
                     self.send_whole(late.values()).await?;
                 }
-                () = self.settle_late(), if owed.is_unsettled => {
-                    self.send_late(horizon, owed).await?;
-                    owed.is_unsettled = false;
-                    owed.sent = None;
+                hold = self.settle_late(), if owed.is_unsettled => {
+                    let ground = Ground { horizon, hold };
+                    if self.send_late(ground, owed).await?.is_break() {
+                        owed.is_unsettled = false;
+                        owed.sent = None;
+                    }
                 }
             }
         }
         Ok(behind.await)
     }
 
-    /// Sees to it that L1 has what is asked for, if L2 is quick.
-    async fn settle(&self, owed: &mut Owed, deadline: Instant) {
-        let Some(inquiry) = &self.inquiry else { return };
-        if inquiry.settle_until(&self.filters, deadline).await == Settled::NotYet {
+    /// Sees to it that L1 has what is asked for, if L2 is quick; else that is owed. Returns a hold on it, if
+    /// the answer can be held to that.
+    async fn settle(&self, owed: &mut Owed) -> Option<Arc<Hold>> {
+        let inquiry = self.inquiry.as_ref().filter(|_| !owed.is_unsettled)?;
+        if owed.tries < TRIES_MAX {
+            owed.tries += 1;
+            let hold = self.reads.hold();
+            let deadline = Instant::now() + self.revival.patience;
+            if inquiry.settle_until(&self.filters, deadline).await == Settled::Yes {
+                return Some(Arc::new(hold));
+            }
             // It has waited long enough.
             owed.deadline = Some(deadline);
-            owed.is_unsettled = true;
-            self.metrics.late_answers.inc();
         }
+        owed.is_unsettled = true;
+        owed.tries = 0;
+        self.metrics.late_answers.inc();
+        None
     }
 
-    async fn settle_late(&self) {
-        if let Some(inquiry) = &self.inquiry {
-            inquiry.settle_patiently(&self.filters).await;
-        }
+    /// As soon as L2 answers.
+    async fn settle_late(&self) -> Option<Arc<Hold>> {
+        let inquiry = self.inquiry.as_ref()?;
+        let hold = self.reads.hold();
+        inquiry.settle_patiently(&self.filters).await;
+        Some(Arc::new(hold))
     }
 
     /// What the answer would have had, had L2 been quicker. All else of it was sent, or is new, and comes
-    /// live.
-    async fn send_late(self: &Arc<Self>, horizon: Seq, owed: &mut Owed) -> Result<(), End> {
-        let mut read = self.read_page(self.scan(), Turn::First, Part::Quiet(horizon)).await?;
-        while let Some(scan) = self.send_page(read, owed).await? {
-            read = self.read_page(scan, Turn::Further, Part::Quiet(horizon)).await?;
+    /// live. Breaks when that was all, or will not come to more.
+    async fn send_late(
+        self: &Arc<Self>,
+        ground: Ground,
+        owed: &mut Owed,
+    ) -> Result<ControlFlow<()>, End> {
+        let (mut scan, mut turn) = (self.scan(), Turn::First);
+        while let Ok(read) = self.read_page(scan, turn, ground.clone()).await? {
+            match self.send_page(read, owed).await? {
+                Some(rest) => scan = rest,
+                None => return Ok(ControlFlow::Break(())),
+            }
+            turn = Turn::Further;
         }
-        Ok(())
+        owed.tries += 1;
+        if owed.tries < TRIES_MAX {
+            return Ok(ControlFlow::Continue(()));
+        }
+        warn!(subscription = %self.id, "an answer lacks something: it is given up before it is read; the cache is too small");
+        Ok(ControlFlow::Break(()))
     }
 
     /// Everything stored, newest first, then what is found by words. Returns the horizon: what came later
@@ -234,11 +261,13 @@ impl Streamer {
         searches: &[Filter],
         owed: &mut Owed,
     ) -> Result<(Seq, Completeness), End> {
-        let (mut ground, mut read) = self.first_page(owed).await?;
-        let horizon = ground.horizon;
+        let hold = self.settle(owed).await;
+        let horizon = self.reads.horizon();
+        let (mut ground, scan) = (Ground { horizon, hold }, self.scan());
+        let mut read = self.next_page(scan, Turn::First, &mut ground, owed).await?;
         let mut end = read.scan.cursor();
         while let Some(scan) = self.send_page(read, owed).await? {
-            read = self.next_page(scan, &mut ground, owed).await?;
+            read = self.next_page(scan, Turn::Further, &mut ground, owed).await?;
             end = read.scan.cursor();
         }
         let mut is_all_found = true;
@@ -247,7 +276,7 @@ impl Streamer {
         }
         let is_alone = self.inquiry.as_ref().is_some_and(|inquiry| inquiry.is_cut_off());
         let is_owed = is_alone || owed.is_unsettled || !owed.ids.is_empty() || !is_all_found;
-        let is_cut = !is_owed && self.is_cut(end, &ground).await?;
+        let is_cut = !is_owed && self.is_cut(end, horizon).await?;
         let hint = if is_owed || is_cut { Completeness::More } else { Completeness::Finish };
         Ok((horizon, hint))
     }
@@ -290,19 +319,17 @@ impl Streamer {
     }
 
     /// Whether a filter's limit kept something back that is behind this place.
-    async fn is_cut(&self, end: Cursor, ground: &Ground) -> Result<bool, End> {
-        let Some(newest) = ground.horizon.0.checked_sub(1) else { return Ok(false) };
+    async fn is_cut(&self, end: Cursor, horizon: Seq) -> Result<bool, End> {
         let is_full = end.remaining.contains(&0);
-        if !is_full || self.filters.len() > 1 || ground.is_refilled {
-            // Where one of several ended nobody knows any more, and what came since lies elsewhere.
+        if !is_full || self.filters.len() > 1 {
+            // Where one of several ended nobody knows any more.
             return Ok(is_full);
         }
         let next = Cursor { remaining: vec![1], ..end };
-        let scan = Scan::resume(&self.filters, &next).up_to(Seq(newest));
-        let mut scan = self.sight.over(scan, &self.filters);
+        let mut scan = self.scan_from(&next);
         let read = self.reads.read(Turn::First, move |store, deadline| {
             let mut next = Next { is_there: false, deadline };
-            let is_done = store.page(&mut scan, &mut next)?;
+            let is_done = store.page_before(horizon, &mut scan, &mut next)?;
             // Nobody waits longer for a hint.
             Ok(next.is_there || !is_done)
         });
@@ -310,73 +337,29 @@ impl Streamer {
     }
 
     fn scan(&self) -> Scan {
-        self.sight.over(Scan::new(&self.filters), &self.filters)
+        self.scan_from(&Cursor::start(&self.filters))
     }
 
-    /// The first page of the answer. What was asked of L2 could be given up before it is read: then L2 is
-    /// asked again.
-    async fn first_page(&self, owed: &mut Owed) -> Result<(Ground, Read), End> {
-        let mut ground = Ground {
-            deadline: Instant::now() + self.revival.patience,
-            horizon: Seq(0),
-            given_up: 0,
-            tries: 0,
-            is_refilled: false,
-        };
-        loop {
-            self.settle_once_more(&mut ground, owed).await?;
-            ground.horizon = self.reads.horizon();
-            let scan = self.scan();
-            let read = match ground.horizon.0.checked_sub(1) {
-                Some(newest) => {
-                    self.read_page(scan.up_to(Seq(newest)), Turn::First, Part::All).await?
-                }
-                None => Read { page: Vec::new(), is_done: true, scan, place: None },
-            };
-            if self.stands(&ground, owed)? {
-                return Ok((ground, read));
-            }
-        }
+    fn scan_from(&self, start: &Cursor) -> Scan {
+        self.sight.over(Scan::resume(&self.filters, start), &self.filters)
     }
 
-    /// Another page of the answer, and the same holds for it. What L2 gives then lies behind the horizon,
-    /// and is known by being no news.
+    /// The next page of the answer. What L2 gave may be given up before it is read: then L2 is asked again;
+    /// but where collections are quicker than answers, later.
     async fn next_page(
-        &self,
-        scan: Scan,
+        self: &Arc<Self>,
+        mut scan: Scan,
+        turn: Turn,
         ground: &mut Ground,
         owed: &mut Owed,
     ) -> Result<Read, End> {
-        let cursor = scan.cursor();
-        let mut read = self.read_page(scan, Turn::Further, ground.part()).await?;
-        while !self.stands(ground, owed)? {
-            // It has a place in the backlog.
-            drop(read);
-            self.settle_once_more(ground, owed).await?;
-            ground.is_refilled = true;
-            let scan = self.sight.over(Scan::resume(&self.filters, &cursor), &self.filters);
-            read = self.read_page(scan, Turn::Further, ground.part()).await?;
+        loop {
+            match self.read_page(scan, turn, ground.clone()).await? {
+                Ok(read) => return Ok(read),
+                Err(Lacking(start)) => scan = self.scan_from(&start),
+            }
+            ground.hold = self.settle(owed).await;
         }
-        Ok(read)
-    }
-
-    /// Whether what was just read is all there is. What is unsettled, is looked through once more.
-    fn stands(&self, ground: &Ground, owed: &Owed) -> Result<bool, End> {
-        let is_alone = self.inquiry.is_none() || owed.is_unsettled;
-        Ok(is_alone || ground.given_up == self.reads.given_up()?)
-    }
-
-    /// Has L2 asked for what is missing; but where collections are quicker than answers, later.
-    async fn settle_once_more(&self, ground: &mut Ground, owed: &mut Owed) -> Result<(), End> {
-        if ground.tries == TRIES_MAX {
-            owed.is_unsettled = true;
-            self.metrics.late_answers.inc();
-            return Ok(());
-        }
-        ground.tries += 1;
-        ground.given_up = self.reads.given_up()?;
-        self.settle(owed, ground.deadline).await;
-        Ok(())
     }
 
     /// Sends a page. Returns the scan of those that follow, if there are any.
@@ -388,17 +371,27 @@ impl Streamer {
         Ok((!is_done).then_some(scan))
     }
 
-    /// The next page of a scan.
-    async fn read_page(&self, mut scan: Scan, turn: Turn, part: Part) -> Result<Read, End> {
-        let (place, metrics) = (self.backlog.page().await, self.metrics.clone());
-        let deliveries = self.deliveries.clone();
+    /// The next page of a scan, if nothing of the answer is missing.
+    async fn read_page(
+        self: &Arc<Self>,
+        mut scan: Scan,
+        turn: Turn,
+        ground: Ground,
+    ) -> Result<Result<Read, Lacking>, End> {
+        let (place, this) = (self.backlog.page().await, self.clone());
         let read = self.reads.read(turn, move |store, deadline| {
-            let mut page = Page::new(deadline, deliveries);
-            let started = Instant::now();
-            let is_done = store.page(&mut scan, &mut page)?;
-            metrics.query_page_seconds.observe(started.elapsed().as_secs_f64());
-            page.keep(part, store)?;
-            Ok(Read { page: page.events, is_done, scan, place: Some(place) })
+            let (start, started) = (scan.cursor(), Instant::now());
+            let mut page = Page::new(deadline, this.deliveries.clone());
+            let is_done = store.page_before(ground.horizon, &mut scan, &mut page)?;
+            this.metrics.query_page_seconds.observe(started.elapsed().as_secs_f64());
+            let mut end = scan.cursor();
+            if is_done && end.remaining.iter().any(|left| *left > 0) {
+                end.after = None;
+            }
+            if ground.has_lost(&this.filters, &start, &end) {
+                return Ok(Err(Lacking(start)));
+            }
+            Ok(Ok(Read { page: page.events, is_done, scan, place }))
         });
         Ok(read.await.ok_or(End::Gone)??)
     }
@@ -504,5 +497,8 @@ struct Read {
     is_done: bool,
     scan: Scan,
     /// In the backlog, until the page is queued.
-    place: Option<OwnedSemaphorePermit>,
+    place: OwnedSemaphorePermit,
 }
+
+/// A page of which something was given up, by where it starts.
+struct Lacking(Cursor);

@@ -2,7 +2,7 @@
 
 use event::{EventId, Packed};
 use index::{Found, Reader, Take};
-use store::{ReadError, Seq, Store};
+use store::Seq;
 
 use crate::{deliveries::Deliveries, message::Message, reads::Deadline, wire};
 
@@ -10,16 +10,6 @@ use crate::{deliveries::Deliveries, message::Message, reads::Deadline, wire};
 const PAGE_BYTES_MAX: usize = 256 * 1024;
 /// The same in events.
 const PAGE_EVENTS_MAX: usize = 512;
-
-/// What of a page is sent.
-#[derive(Clone, Copy)]
-pub enum Part {
-    All,
-    /// What was read through from there on.
-    Quiet(Seq),
-    /// That, and all before.
-    OldAndQuiet(Seq),
-}
 
 /// Looks whether there is another event.
 pub struct Next {
@@ -79,25 +69,6 @@ impl Page {
         self.bytes += json.len();
         let message = self.deliveries.message(event).map(Box::new);
         self.events.push(Item::Whole(seq, event.id(), json, message));
-    }
-
-    /// Leaves only this part.
-    pub fn keep(&mut self, part: Part, store: &Store) -> Result<(), ReadError> {
-        let (horizon, keeps_old) = match part {
-            Part::All => return Ok(()),
-            Part::Quiet(horizon) => (horizon, false),
-            Part::OldAndQuiet(horizon) => (horizon, true),
-        };
-        let mut kept = Vec::new();
-        for item in self.events.drain(..) {
-            let is_kept =
-                if item.seq() < horizon { keeps_old } else { store.is_quiet(item.seq())? };
-            if is_kept {
-                kept.push(item);
-            }
-        }
-        self.events = kept;
-        Ok(())
     }
 
     pub fn is_full(&self) -> bool {

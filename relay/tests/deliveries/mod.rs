@@ -49,10 +49,10 @@ async fn it_tells_of_a_message_from_its_sender_to_its_receiver_and_of_their_sess
     bobs.events_until_eose("live").await;
     let mut anns = relay.client().await;
     anns.publish(&message).await.expect_ok();
-    anns.publish(&passing).await.expect_ok();
-    anns.publish(&ann.sign(1_002, 1, &[], "a note for all")).await.expect_ok();
     assert_eq!(bobs.event("live").await, message.id.to_string());
+    anns.publish(&passing).await.expect_ok();
     assert_eq!(bobs.event("live").await, passing.id.to_string());
+    anns.publish(&ann.sign(1_002, 1, &[], "a note for all")).await.expect_ok();
     bobs.req("stored", &gift_wraps).await;
     assert_eq!(bobs.events_until_eose("stored").await.len(), 1);
     // What its own author reads is no delivery.

@@ -355,15 +355,7 @@ async fn an_answer_of_many_pages_lacks_nothing_that_is_given_up_between_them() {
             let authors: Vec<String> = (0..3).map(|_| key(random.random_range(0..40))).collect();
             let (name, filter) = (round.to_string(), json!({ "authors": authors, "limit": 300 }));
             client.req(&name, std::slice::from_ref(&filter)).await;
-            let mut answer = client.events_until_eose(&name).await;
-            let mut expected = naive(&l2, &filter);
-            // Where collections are quicker than answers, the rest comes after EOSE.
-            while answer.len() < expected.len() {
-                answer.push(client.event(&name).await);
-            }
-            answer.sort();
-            expected.sort();
-            assert!(answer == expected, "{filter}: {} events", answer.len());
+            let _ = comes_late(&mut client, &name, &filter, &l2).await;
             client.send(json!(["CLOSE", name])).await;
         }
     });
@@ -404,7 +396,7 @@ async fn answers_are_those_of_the_naive_twin_whatever_is_given_up_removed_or_beg
     let mut readers = Readers::new(40, &events, 11);
     let mut random = StdRng::seed_from_u64(3);
     let mut held: Vec<Event> = events.iter().map(|event| (**event).clone()).collect();
-    let (mut number, mut asked) = (3_500, 0);
+    let (mut number, mut asked, mut late) = (3_500, 0, 0);
     let mut client = relay.client().await;
     for round in 0..60 {
         match random.random_range(0..6) {
@@ -448,11 +440,32 @@ async fn answers_are_those_of_the_naive_twin_whatever_is_given_up_removed_or_beg
             asked += 1;
             let name = format!("q{asked}");
             client.req(&name, std::slice::from_ref(&filter)).await;
-            let got = client.events_until_eose(&name).await;
+            late += usize::from(comes_late(&mut client, &name, &filter, &l2).await);
             client.send(json!(["CLOSE", name])).await;
-            assert_eq!(got, naive(&l2, &filter), "{round}: {filter}");
         }
     }
     assert!(l2.queries() > 100, "{} questions", l2.queries());
+    assert!(late * 100 < asked, "{late} of {asked} answers were late");
     relay.stop().await;
+}
+
+/// Takes the answer to what was just asked, and says whether some of it came after EOSE: where collections
+/// are quicker than answers, or L2 is slow.
+async fn comes_late(client: &mut Client, name: &str, filter: &Value, l2: &FakeL2) -> bool {
+    let (mut got, expected) = (client.events_until_eose(name).await, naive(l2, filter));
+    if got == expected {
+        return false;
+    }
+    println!("late: {filter}");
+    while !expected.iter().all(|id| got.contains(id)) {
+        got.push(client.event(name).await);
+    }
+    // In place of what was missing, older ones may have come.
+    let mut unlimited = filter.clone();
+    unlimited.as_object_mut().unwrap().remove("limit");
+    let matching = naive(l2, &unlimited);
+    assert!(got.iter().all(|id| matching.contains(id)), "{filter}");
+    got.sort();
+    assert!(got.is_sorted_by(|one, next| one < next), "twice: {filter}");
+    true
 }

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use event::{EventId, Filter, Kind, Timestamp, Verified, twin::Author};
+use event::{EventId, Filter, Kind, Packed, Timestamp, Verified, twin::Author};
 use store::{
     Collector, Layer2Change, Occasion, Options, Origin, Policy, Seq, Settlement, Store, WriteError,
     Writer,
@@ -94,6 +94,37 @@ async fn ten_times_the_limit_goes_through_a_cache_that_keeps_what_is_asked_for()
         cache::run(folder.path(), LIMIT as u64, events.into_iter(), count, |_, _| {}).await;
     println!("{report:#?}\n{}", report.in_words());
     report.check();
+}
+
+#[tokio::test]
+async fn what_comes_while_an_answer_is_under_way_goes_last_and_it_hears_of_all_else_that_goes() {
+    let folder = folder();
+    let (store, writer, clock) = open_limited(folder.path());
+    let events = notes(1_600);
+    let (old, new) = events.split_at(1_000);
+    writer.put_all(old.to_vec(), Origin::Client).await.unwrap();
+    let hold = store.hold();
+    writer.put_all(new.to_vec(), Origin::Client).await.unwrap();
+    // By what was served last, all of the new ones would go first.
+    clock.fetch_add(60, Ordering::Relaxed);
+    store.note_served((0..1_000).map(Seq));
+    let mut collector = Collector::new(store.clone(), writer.clone(), alone());
+    let collected = collector.collect(store.next_seq(), Occasion::Asked).await.unwrap().unwrap();
+    let held: Vec<bool> = events.iter().map(|event| store.contains(&event.id).unwrap()).collect();
+    assert!(held[1_000..].iter().all(|is_held| *is_held), "a new one went");
+    let gone: Vec<EventId> =
+        events.iter().zip(&held).filter(|(_, is_held)| !**is_held).map(|(e, _)| e.id).collect();
+    assert_eq!(gone.len() as u64, collected.bodies);
+    assert!(!gone.is_empty());
+    let lost = hold.lost().unwrap();
+    let lost: Vec<EventId> = lost.iter().map(|stub| Packed::trusted(stub).unwrap().id()).collect();
+    assert_eq!(lost, gone);
+    // Afterwards they are like all others.
+    drop(hold);
+    let mut collector =
+        Collector::new(store.clone(), writer.clone(), Policy { low_percent: 40, ..alone() });
+    collector.collect(store.next_seq(), Occasion::Asked).await.unwrap().unwrap();
+    assert!(!store.contains(&new[0].id).unwrap());
 }
 
 /// What there is little of in a small store are pages: short events with many keys change so many of
