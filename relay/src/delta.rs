@@ -13,7 +13,7 @@ use std::{
 
 use event::{Event, EventId, Filter, Packed, PublicKey};
 use store::{Seq, Store};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     deliveries::Deliveries,
@@ -30,6 +30,8 @@ const PASSED_ON_REMEMBERED_MAX: usize = 16_384;
 #[derive(Clone)]
 pub struct Delta {
     table: Arc<Mutex<Table>>,
+    /// The table's position, for those who wait for it.
+    positions: watch::Sender<Seq>,
 }
 
 struct Table {
@@ -105,14 +107,15 @@ impl Drop for Following {
 impl Delta {
     /// A live stage without subscriptions, where L1 is now.
     pub fn new(store: &Store, deliveries: Deliveries) -> Delta {
+        let position = store.next_seq();
         let table = Table {
             subscriptions: Subscriptions::default(),
             deliveries,
-            position: *store.follow().borrow(),
+            position,
             peers: 0,
             passed_on: Recent::default(),
         };
-        Delta { table: Arc::new(Mutex::new(table)) }
+        Delta { table: Arc::new(Mutex::new(table)), positions: watch::Sender::new(position) }
     }
 
     /// Adds a subscription whose events before `from` have been delivered. Refused with where the
@@ -151,6 +154,12 @@ impl Delta {
         self.lock().position
     }
 
+    /// Resolves when the event at this place has been handed out.
+    pub async fn passed(&self, seq: Seq) {
+        // An error would be the end of `self`.
+        let _ = self.positions.subscribe().wait_for(|position| *position > seq).await;
+    }
+
     /// Hands out an event that is not stored, unless it was a moment ago; says whether. A session that is
     /// behind does not get it: it could not be told from where to catch up.
     pub fn pass_on(&self, event: &Event, by: Brought) -> bool {
@@ -173,6 +182,7 @@ impl Delta {
             }
         }
         table.position = next;
+        self.positions.send_replace(next);
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {

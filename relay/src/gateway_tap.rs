@@ -1,8 +1,8 @@
 //! The gateway tap: this relay's own L1, which hands delta what was committed, in the order of commits.
 //!
 //! It wakes when L1 has committed, and reads what is new. Whether a client of this relay brought an event
-//! L1 knows by its outbox: that is what peers get from here. Events whose row is gone by then, or that
-//! never go up, they do not get: those they have from L2, or are not to have.
+//! L1 knows by its outbox, which keeps its rows until they have been read here: that is what peers get. Events
+//! that never go up they do not get: they are not to have them.
 
 use std::ops::ControlFlow;
 

@@ -234,6 +234,7 @@ impl Hub {
             batches_max: config.outbox_batches,
             waiters: link.waiters.clone(),
             doubt: doubt.clone(),
+            delta: self.delta.clone(),
             own: own.clone(),
             metrics: self.metrics.clone(),
         };

@@ -30,6 +30,7 @@ use self::plan::{Batch, Ended, Fresh, Plan, Poison};
 pub use self::told::{Said, UntilLayer2, Waiters};
 use crate::{
     backoff::BACKOFF_MAX,
+    delta::Delta,
     local::LocalOnly,
     metrics::{self, Counted, Metrics},
     own_seqs::OwnSeqs,
@@ -40,6 +41,8 @@ use crate::{
 const BATCH_EVENTS_MAX: usize = 1_000;
 /// How long a relay that stops sends on what still waits.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
+/// How long L2's answer waits for the live stage, which is further on as a rule.
+const LIVE_STAGE_PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of one batch: an ingress message may have 2 MiB.
 const BATCH_BYTES_MAX: usize = 1_500_000;
 
@@ -55,6 +58,8 @@ pub struct Outbox {
     pub waiters: Arc<Waiters>,
     /// Rung when L2 refuses everything: somebody should ask whether we are still granted.
     pub doubt: Arc<Notify>,
+    /// Which of our events are ours the live stage reads here.
+    pub delta: Delta,
     /// Told where in L2's log our events are.
     pub own: Arc<OwnSeqs>,
     pub metrics: Arc<Metrics>,
@@ -220,6 +225,9 @@ impl Outbox {
                 }
             }
         }
+        if let Some(last) = settled.iter().map(|(seq, _)| *seq).max() {
+            self.let_live_stage_pass(last).await;
+        }
         if let Err(cause) = self.writer.settle(settled).await {
             error!(%cause, "L2's answer could not be noted; the batch will be sent again");
             return Ended::NotNoted;
@@ -238,6 +246,14 @@ impl Outbox {
         // What it was not asked about says nothing of L2.
         let taken = said.iter().filter(|(_, word)| *word != Said::Local).count();
         Ended::Answered { taken, early, later }
+    }
+
+    /// Of an event whose row is gone nobody could tell that it is ours, and so peers would not get it from
+    /// here. Where L1 cannot be read the live stage does not go on, and L2 is what they have.
+    async fn let_live_stage_pass(&self, last: Seq) {
+        if self.delta.has_peers() {
+            let _ = timeout(LIVE_STAGE_PATIENCE, self.delta.passed(last)).await;
+        }
     }
 
     /// A batch came back.

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use event::{EventId, Kind, PublicKey};
 use store::Seq;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use crate::message::Message;
 
@@ -31,7 +31,7 @@ pub struct Books {
     /// What clients bring and the books have not met in L1.
     reserved: HashMap<EventId, Reserved>,
     /// They have met all before this.
-    position: Seq,
+    position: watch::Sender<Seq>,
     /// Which kinds messages are of.
     guarded: Vec<Kind>,
 }
@@ -79,11 +79,17 @@ pub struct Count {
 impl Books {
     /// Books that follow L1 from `position` on.
     pub fn new(position: Seq) -> Books {
-        Books { accounts: HashMap::new(), reserved: HashMap::new(), position, guarded: Vec::new() }
+        let (accounts, reserved) = Default::default();
+        Books { accounts, reserved, position: watch::Sender::new(position), guarded: Vec::new() }
     }
 
     pub fn position(&self) -> Seq {
-        self.position
+        *self.position.borrow()
+    }
+
+    /// Follows [`Books::position`].
+    pub fn positions(&self) -> watch::Receiver<Seq> {
+        self.position.subscribe()
     }
 
     pub fn guarded(&self) -> &[Kind] {
@@ -146,7 +152,7 @@ impl Books {
 
     /// If it is not met by now, it has gone again.
     pub fn note_stored(&mut self, id: &EventId, seq: Seq) {
-        if seq < self.position {
+        if seq < self.position() {
             self.release(id);
         } else if let Some(reserved) = self.reserved.get_mut(id) {
             reserved.seq = Some(seq);
@@ -164,13 +170,13 @@ impl Books {
                 }
             }
         }
-        self.position = position;
+        self.position.send_replace(position);
         self.release_gone();
     }
 
     /// What was stored and not met has gone again.
     fn release_gone(&mut self) {
-        let position = self.position;
+        let position = self.position();
         let is_passed = |reserved: &Reserved| reserved.seq.is_some_and(|seq| seq < position);
         let passed = self.reserved.iter().filter(|(_, reserved)| is_passed(reserved));
         let passed: Vec<EventId> = passed.map(|(id, _)| *id).collect();
@@ -182,13 +188,17 @@ impl Books {
         self.account(whose).turn.clone()
     }
 
+    pub fn has_reserved_in(&mut self, whose: Whose) -> bool {
+        self.account(whose).reserved > 0
+    }
+
     pub fn was_counted_lately(&mut self, whose: Whose) -> bool {
         self.account(whose).was_counted_lately()
     }
 
     /// A count begins.
     pub fn begin_count(&mut self, whose: Whose) -> Count {
-        let (guarded, end) = (self.guarded.clone(), self.position);
+        let (guarded, end) = (self.guarded.clone(), self.position());
         let account = self.account(whose);
         (account.counted, account.grown) = (None, 0);
         Count { guarded, end, reserved: account.reserved }

@@ -18,10 +18,12 @@ use std::{
     collections::VecDeque,
     ops::ControlFlow,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use event::{EventId, Packed};
 use store::{Seq, Store, Writer};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -44,6 +46,8 @@ const TRIES_MAX: usize = 16;
 const SLACK_PART: u64 = 64;
 /// Messages that go at a time.
 const DROPPED_MAX: usize = 16_384;
+/// How long a message waits for the books to have met what was stored before it.
+const MEETING_TIME_MAX: Duration = Duration::from_secs(1);
 /// Events of L1 that the books read at a time.
 const PAGE_EVENTS_MAX: usize = 1_024;
 
@@ -214,12 +218,23 @@ impl Quotas {
         if !drops && self.books().was_counted_lately(whose) {
             return Err(self.refusal(whose));
         }
+        if drops && self.books().has_reserved_in(whose) {
+            // What is stored and not yet met no count finds, and so it could not go.
+            self.meet_all().await;
+        }
         let held = self.count(limit, bytes, drops).await?;
         if self.books().has_room(limit, bytes) {
             return Ok(());
         }
         self.drop_surplus(whose, held).await?;
         if self.books().has_room(limit, bytes) { Ok(()) } else { Err(self.refusal(whose)) }
+    }
+
+    /// Waits until the books have met what is stored by now, but not for long: if L1 cannot be read, they
+    /// never do.
+    async fn meet_all(&self) {
+        let (stored, mut positions) = (self.reads.horizon(), self.books().positions());
+        let _ = timeout(MEETING_TIME_MAX, positions.wait_for(|position| *position >= stored)).await;
     }
 
     /// Tells of it now and then, and not of each.

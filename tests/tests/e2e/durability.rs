@@ -23,7 +23,9 @@ use crate::{
     world::{Client, PATIENCE, artifacts, number, shim, tell},
 };
 
-const KILLS: usize = 5;
+const KILLS: usize = 200;
+/// A kill comes at the latest after so many OKs.
+const OKS_MAX: usize = 300;
 const CLIENTS: u8 = 4;
 /// Events that one client of the flood has on the way.
 const WINDOW: usize = 100;
@@ -70,7 +72,7 @@ async fn kill_in_a_flood(relay: &RelayProcess, attempt: usize) -> Events {
         join_all(sockets.into_iter().zip(0..).map(|(socket, client)| {
             publish(socket.unwrap().0, Author::new(client), attempt, &count)
         }));
-    let patience = 1 + attempt * 137 % 1_000;
+    let patience = 1 + attempt * 137 % OKS_MAX;
     let killing = async {
         counted.wait_for(|count| *count >= patience).await.unwrap();
         relay.process().kill().await;

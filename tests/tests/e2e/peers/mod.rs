@@ -7,7 +7,10 @@ mod ear;
 mod impostor;
 mod life;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use cluster::identity;
 use event::{Event, twin::Author};
@@ -305,18 +308,53 @@ async fn who_is_revoked_is_no_peer_any_more() {
     world.end(relays).await;
 }
 
+/// Two relays that share a store in a folder and hardly ever poll it. The second taps the first; of the second
+/// its key alone matters.
+async fn relays_of_a_folder(folder: &Path, shared: &str) -> [Relay; 2] {
+    let seldom = async |data: &str, peer: &str| {
+        let more = ["--peers", peer, "--metrics-listen", "127.0.0.1:0"];
+        Relay::sharing_with(&folder.join(data), shared, SELDOM, &more).await
+    };
+    let key = identity(&artifacts(), &folder.join("b")).unwrap().public_key;
+    let a = seldom("a", &format!("ws://127.0.0.1:9={key}")).await;
+    let b = seldom("b", &format!("{}={}", a.run.url(), a.run.listening().public_key)).await;
+    [a, b]
+}
+
+fn shared_in(folder: &Path) -> String {
+    format!("lmdb:{}", folder.join("shared").display())
+}
+
+/// Such a store has an event before the relay that sends it up has handed it out.
+#[tokio::test]
+async fn however_quick_the_shared_store_is_peers_hear_of_each_event_by_tap() {
+    const NOTES: u64 = 1_000;
+    let folder = tempfile::tempdir().unwrap();
+    let [a, b] = relays_of_a_folder(folder.path(), &shared_in(folder.path())).await;
+    let mut ear = Ear::open(&b.run.url()).await;
+    ear.listen("all", json!({ "kinds": [1], "limit": 0 })).await;
+    is_asked_for(&a, 1).await;
+    let mut publisher = Ear::open(&a.run.url()).await;
+    let began = now() - NOTES;
+    for number in 0..NOTES {
+        let note = Author::new(1).sign(began + number, 1, &[], "a note").into_inner();
+        publisher.publish(&note).await;
+    }
+    let mut heard = Vec::new();
+    for _ in 0..NOTES {
+        heard.push(ear.event().await.created_at);
+    }
+    heard.sort_unstable();
+    assert!(heard.is_sorted_by(|one, next| one < next), "one came twice");
+    a.stop().await;
+    b.stop().await;
+}
+
 #[tokio::test]
 async fn relays_of_a_store_that_is_no_canister_are_named_by_the_configuration() {
     let folder = tempfile::tempdir().unwrap();
-    let shared = format!("lmdb:{}", folder.path().join("shared").display());
-    let seldom = async |data: &str, peer: &str| {
-        let more = ["--peers", peer, "--metrics-listen", "127.0.0.1:0"];
-        Relay::sharing_with(&folder.path().join(data), &shared, SELDOM, &more).await
-    };
-    // The one knows where the other is; of that one its key alone matters.
-    let key = identity(&artifacts(), &folder.path().join("b")).unwrap().public_key;
-    let a = seldom("a", &format!("ws://127.0.0.1:9={key}")).await;
-    let b = seldom("b", &format!("{}={}", a.run.url(), a.run.listening().public_key)).await;
+    let shared = shared_in(folder.path());
+    let [a, b] = relays_of_a_folder(folder.path(), &shared).await;
     let mut ear = Ear::open(&b.run.url()).await;
     ear.listen("all", json!({ "kinds": [20_001] })).await;
     is_asked_for(&a, 1).await;
