@@ -9,8 +9,6 @@ use std::{
 
 use index::Seq;
 
-use crate::store::{Inner, Store};
-
 /// For how long a hold spares what came after it: a slow client is no reason to give up what others read.
 const SPARED_FOR: Duration = Duration::from_secs(10);
 /// How many events are remembered that were given up,
@@ -94,32 +92,30 @@ impl Holds {
     }
 }
 
-/// An answer under way, from [`Store::hold`] on until it is dropped.
+/// An answer under way, from [`Store::hold`](crate::Store::hold) on until it is dropped.
 pub struct Hold {
-    inner: Arc<Inner>,
+    holds: Arc<Holds>,
     number: u64,
     mark: u64,
 }
 
 impl Hold {
+    /// Of what comes from this place on.
+    pub(crate) fn begin(holds: &Arc<Holds>, from: Seq) -> Hold {
+        let (number, mark) = holds.begin(from);
+        Hold { holds: holds.clone(), number, mark }
+    }
+
     /// What collections have given up since, body and stub, packed as stubs. It says all that any read may
     /// have missed that ended before. None: there was too much of it.
     pub fn lost(&self) -> Option<Vec<Stub>> {
-        self.inner.holds.since(self.mark)
+        self.holds.since(self.mark)
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.inner.holds.end(self.number);
-    }
-}
-
-impl Store {
-    /// Begins an answer: for ten seconds, what is stored from now on is given up last.
-    pub fn hold(&self) -> Hold {
-        let (number, mark) = self.inner.holds.begin(self.next_seq());
-        Hold { inner: self.inner.clone(), number, mark }
+        self.holds.end(self.number);
     }
 }
 

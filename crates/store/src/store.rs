@@ -22,7 +22,7 @@ use crate::{
         NEXT_SEQ, OUTBOX_BYTES,
     },
     environment::Environment,
-    holds::Holds,
+    holds::{Hold, Holds},
     observer::Observer,
     outbox::{Millis, OutboxRow, add_dates},
     room::{Pauses, Room},
@@ -159,7 +159,7 @@ pub(crate) struct Inner {
     /// What was served, until the writer writes it down.
     pub notes: Notes,
     pub unannounced: Unannounced,
-    pub holds: Holds,
+    pub holds: Arc<Holds>,
     pub room: Room,
     pub environment: Environment,
     /// Whether other processes have it open, too, and follow its log.
@@ -216,7 +216,7 @@ impl Store {
             databases,
             notes,
             unannounced: Unannounced::default(),
-            holds: Holds::default(),
+            holds: Arc::default(),
             room,
             environment,
             is_shared,
@@ -471,6 +471,11 @@ impl Store {
         if self.inner.room.is_limited() {
             self.inner.notes.add(served);
         }
+    }
+
+    /// Begins an answer: for ten seconds, what is stored from now on is given up last.
+    pub fn hold(&self) -> Hold {
+        Hold::begin(&self.inner.holds, self.next_seq())
     }
 
     /// How long collections kept the writer from other work.
