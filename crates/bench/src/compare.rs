@@ -5,16 +5,15 @@ use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use serde::Serialize;
 
 use crate::{
     contender::{Contender, Running},
     fanout::{FannedOut, Fanout},
     idle::{Idle, Idled},
     ingest::{How, Ingested, publish},
-    latency::Summary,
     load::{Load, Selection},
-    machine::{Fsync, Verified, Verify},
+    machine::{Fsync, Verify},
+    measured::{Compared, Machine, Measured, Pass},
     query::{Answered, HowToAsk, ask},
     shapes::Shape,
     table,
@@ -69,45 +68,6 @@ pub struct Compare {
     /// Put the table into this file, in place of the one between the marks there
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
-}
-
-/// All that was measured.
-#[derive(Serialize)]
-pub struct Compared {
-    pub machine: Machine,
-    pub corpus_sha256: String,
-    pub stored: usize,
-    pub json_bytes_per_event: f64,
-    pub relays: Vec<Measured>,
-}
-
-#[derive(Serialize)]
-pub struct Machine {
-    pub fsync: Summary,
-    pub verify: Verified,
-}
-
-/// One relay, over all passes.
-#[derive(Serialize)]
-pub struct Measured {
-    pub name: String,
-    pub version: String,
-    pub durable: bool,
-    pub passes: Vec<Pass>,
-    /// What could not be measured, and why.
-    pub complaints: Vec<String>,
-}
-
-/// One relay, once. What failed is missing.
-#[derive(Default, Serialize)]
-pub struct Pass {
-    pub ingest: Option<Ingested>,
-    pub duplicates: Option<Ingested>,
-    pub lone: Option<Ingested>,
-    pub disk_bytes_per_event: Option<f64>,
-    pub shapes: Vec<Answered>,
-    pub fanout: Option<FannedOut>,
-    pub idle: Option<Idled>,
 }
 
 impl Compare {
@@ -246,25 +206,5 @@ impl Stage<'_> {
             subscribe: false,
         };
         self.into.take("idle connections", idle.run().await)
-    }
-}
-
-impl Measured {
-    fn nothing(contender: &Contender) -> Measured {
-        let Contender { name, version, durable, .. } = contender.clone();
-        Measured { name, version, durable, passes: Vec::new(), complaints: Vec::new() }
-    }
-
-    /// What failed is told and left out; the rest goes on.
-    fn take<T>(&mut self, what: &str, result: Result<T>) -> Option<T> {
-        result.map_err(|error| self.complain(what, &error)).ok()
-    }
-
-    fn complain(&mut self, what: &str, error: &anyhow::Error) {
-        let complaint = format!("{what}: {error:#}");
-        eprintln!("{}: {complaint}", self.name);
-        if !self.complaints.contains(&complaint) {
-            self.complaints.push(complaint);
-        }
     }
 }

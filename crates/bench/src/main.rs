@@ -14,6 +14,7 @@ mod ingest;
 mod latency;
 mod load;
 mod machine;
+mod measured;
 mod process;
 mod progress;
 mod query;

@@ -7,7 +7,7 @@ use std::{fmt::Write, fs, path::Path};
 
 use anyhow::{Context, Result};
 
-use crate::compare::{Compared, Measured, Pass};
+use crate::measured::{Compared, Measured, Pass};
 
 /// Between these the table of the comparison stands.
 pub const FIGURES: Marks = Marks { begin: "<!-- figures -->", end: "<!-- end of figures -->" };
