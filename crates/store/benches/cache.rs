@@ -3,8 +3,8 @@
 //! people ask for. Behind it stands a second store as L2, which gets all of it and takes ten to
 //! twenty-five times the cache. It ends with an error on the first promise that is broken.
 //!
-//! Events are those of `corpus`; with `long` behind the number they are notes of some thousand bytes,
-//! of which it takes far fewer. A thread of its own signs them meanwhile.
+//! Events are those of `corpus`; with `long` behind the number they are notes of some thousand bytes, with
+//! `articles` of some ten thousand, of which it takes far fewer. A thread of its own signs them meanwhile.
 
 #[path = "../tests/store/cache.rs"]
 mod cache;
@@ -30,8 +30,12 @@ const BETWEEN_LINES: Duration = Duration::from_secs(10);
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let limit_mib = words.iter().find_map(|word| word.parse().ok()).unwrap_or(64);
-    let is_long = words.iter().any(|word| word == "long");
-    let source = if is_long { long_notes } else { people };
+    let is_asked_for = |name| words.iter().any(|word| word == name);
+    let source: fn() -> Box<dyn Iterator<Item = Verified>> = match () {
+        () if is_asked_for("long") => || notes_of(200),
+        () if is_asked_for("articles") => || notes_of(1_600),
+        () => people,
+    };
     Runtime::new().unwrap().block_on(load(limit_mib * MIB, source));
 }
 
@@ -72,10 +76,11 @@ fn people() -> Box<dyn Iterator<Item = Verified>> {
     Box::new(events.filter(lasts).map(|event| verify(event).expect("the corpus is signed")))
 }
 
-/// Notes of a thousand to some thousand bytes, dated one after the other.
-fn long_notes() -> Box<dyn Iterator<Item = Verified>> {
-    let note = |number: u64| {
-        let content = format!("{number} ").repeat(200 + (number * 7919 % 430) as usize);
+/// Notes of so many words and up to three times as many, dated one after the other.
+fn notes_of(words: u64) -> Box<dyn Iterator<Item = Verified>> {
+    let note = move |number: u64| {
+        let words = words + number * 7_919 % (2 * words);
+        let content = format!("{number} ").repeat(words as usize);
         let author = Author::new(1 + (number % 200) as u8);
         let topic = format!("topic {}", number % 1_000);
         author.sign(1_700_000_000 + number, 1, &[&["t", &topic]], &content)
