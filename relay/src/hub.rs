@@ -231,6 +231,7 @@ impl Hub {
             writer: self.writer.clone(),
             layer2: layer2.clone(),
             local: link.local.clone(),
+            in_force: self.around.in_force.clone(),
             batches_max: config.outbox_batches,
             waiters: link.waiters.clone(),
             doubt: doubt.clone(),

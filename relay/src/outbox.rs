@@ -3,7 +3,7 @@
 //! The outbox follows L1's commits. A batch starts with the first event and waits for no later ones:
 //! while one is under way the next gathers by itself, and goes beside it as soon as it is full, or the
 //! first one takes its time. Nothing leaves the outbox before L2 has answered for it, and what L2 will
-//! never take is kept aside with its reason.
+//! never take is kept aside with its reason, as is what was banned here while it waited.
 //!
 //! Batches may arrive in any order: a deletion before its target, a new version before an old one. The
 //! rules ask for no order (`event::rules`), so neither does the outbox, and a batch that fails holds up
@@ -30,6 +30,7 @@ use self::plan::{Batch, Ended, Fresh, Plan, Poison};
 pub use self::told::{Said, UntilLayer2, Waiters};
 use crate::{
     backoff::BACKOFF_MAX,
+    config::terms::InForce,
     delta::Delta,
     local::LocalOnly,
     metrics::{self, Counted, Metrics},
@@ -53,6 +54,8 @@ pub struct Outbox {
     pub layer2: Arc<dyn Layer2>,
     /// What never goes up, even if it was queued before the operator said so.
     pub local: Arc<LocalOnly>,
+    /// What was banned since it was queued does not go up either.
+    pub in_force: InForce,
     pub batches_max: usize,
     /// Who wants to know what L2 said.
     pub waiters: Arc<Waiters>,
@@ -193,7 +196,13 @@ impl Outbox {
         let (local, rows): (Vec<_>, Vec<_>) =
             rows.into_iter().partition(|row| self.local.keeps_packed(&row.event));
         let local = local.into_iter().map(|row| (row, Word::Final(Settlement::Local, Said::Local)));
-        let mut words: Vec<(Waiting, Word)> = local.collect();
+        let access = &self.in_force.load_full().access;
+        let (banned, rows): (Vec<_>, Vec<_>) = rows
+            .into_iter()
+            .partition(|row| Packed::trusted(&row.event).is_ok_and(|event| access.hides(&event)));
+        let aside = Settlement::Refused("it was banned here while it waited".into());
+        let banned = banned.into_iter().map(|row| (row, Word::Final(aside.clone(), Said::Banned)));
+        let mut words: Vec<(Waiting, Word)> = local.chain(banned).collect();
         if !rows.is_empty() {
             let (lines, events) = split(rows);
             let outcomes = match self.layer2.save(&events).await {
@@ -244,7 +253,8 @@ impl Outbox {
         }
         info!(events = said.len(), took_ms = started.elapsed().as_millis() as u64, "outbox pushed");
         // What it was not asked about says nothing of L2.
-        let taken = said.iter().filter(|(_, word)| *word != Said::Local).count();
+        let is_of_l2 = |word: &Said| !matches!(word, Said::Local | Said::Banned);
+        let taken = said.iter().filter(|(_, word)| is_of_l2(word)).count();
         Ended::Answered { taken, early, later }
     }
 

@@ -30,6 +30,8 @@ pub enum Said {
     Shared,
     /// It is not asked about this one.
     Local,
+    /// Nor about this one: it was banned here while it waited.
+    Banned,
     Superseded,
     Deleted,
     Expired,
@@ -131,6 +133,7 @@ impl UntilLayer2 {
 fn answer(said: Said, taken: Accepted) -> Result<Accepted, Rejection> {
     match said {
         Said::Shared | Said::Local => Ok(taken),
+        Said::Banned => Err(Rejection::Banned),
         Said::Superseded => Ok(Accepted::Superseded),
         Said::Deleted => Err(Rejection::Deleted),
         Said::Expired => Err(Rejection::Expired),

@@ -179,6 +179,16 @@ impl TestRelay {
         timeout(PATIENCE, reached).await.expect("it comes true");
     }
 
+    /// What `aquifer` prints when its operator says this to it.
+    pub async fn told(&self, words: &[&str]) -> String {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_aquifer"));
+        let output = command.args(words).arg("--data").arg(self.data()).output().await.unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{words:?}: {said} {error}");
+        said
+    }
+
     /// Stops it, and hands over its folder.
     pub async fn stop(self) -> TempDir {
         self.signals.stop.cancel();

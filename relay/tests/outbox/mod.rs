@@ -93,6 +93,28 @@ async fn an_event_that_l2_fails_at_is_set_aside_and_all_others_go_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_banned_while_it_waits_does_not_go_up_until_it_is_allowed_again() {
+    let l2 = FakeL2::default();
+    l2.set_available(false);
+    let relay = relay_with(&l2).await;
+    let notes = notes(3);
+    relay.client().await.publish_all(&notes).await;
+    let bad = notes[1].id.to_string();
+    relay.told(&["admin", "event", "ban", &bad]).await;
+    l2.set_available(true);
+    l2.wait_for_events(2).await;
+    relay.wait_for_metric("aquifer_aside_rows", 1.0).await;
+    assert!(!in_l2(&l2).contains(&bad));
+    // It says why, and is sent when the operator says so.
+    let listed = relay.told(&["outbox", "list"]).await;
+    assert!(listed.contains("banned"), "{listed}");
+    relay.told(&["admin", "event", "allow", &bad]).await;
+    relay.told(&["outbox", "retry", &bad]).await;
+    l2.wait_for_events(3).await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_ahead_of_l2s_clock_is_sent_again_and_not_set_aside() {
     let l2 = FakeL2::default();
     let notes = notes(3);
