@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 /// Pages under way, of all subscriptions of a connection.
 const PAGES_MAX: usize = 4;
@@ -34,13 +34,23 @@ impl Backlog {
     }
 
     /// Waits until so many bytes may be queued.
-    pub async fn queue(&self, bytes: usize) {
-        self.queued.acquire_many(kib(bytes)).await.expect("nobody closes it").forget();
+    pub async fn room(&self, bytes: usize) -> Room<'_> {
+        Room(self.queued.acquire_many(kib(bytes)).await.expect("nobody closes it"))
     }
 
     /// They have gone out.
     pub fn sent(&self, bytes: usize) {
         self.queued.add_permits(kib(bytes) as usize);
+    }
+}
+
+/// Room for one frame. Dropped, it is free again.
+pub struct Room<'b>(SemaphorePermit<'b>);
+
+impl Room<'_> {
+    /// The frame is queued: the room is free again when that has gone out.
+    pub fn take(self) {
+        self.0.forget();
     }
 }
 

@@ -69,7 +69,7 @@ impl Question {
     async fn tally(&self) -> Option<Result<Tally, ReadError>> {
         let hold = self.inquiry.as_ref().map(|_| self.reads.hold());
         let is_known = match &self.inquiry {
-            Some(inquiry) => inquiry.knows(&self.filters).await,
+            Some(inquiry) => inquiry.knows(&self.filters, &self.sight).await,
             None => true,
         };
         let here = match self.count_here().await? {

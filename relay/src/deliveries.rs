@@ -43,6 +43,8 @@ const PREFIX: &str = "deliveries";
 const SUFFIX: &str = "jsonl";
 /// Lines that wait for the disk.
 const QUEUE_LINES_MAX: usize = 4_096;
+/// Receivers of one message that a line names.
+const RECEIVERS_MAX: usize = 64;
 /// Refusals of one session that are told in a second.
 const SESSION_REFUSALS_PER_SECOND: NonZeroU32 = NonZeroU32::new(5).expect("it is not zero");
 
@@ -173,6 +175,7 @@ impl Deliveries {
 
     pub fn stored(&self, message: &Message) {
         let Message { id, kind, from, to, .. } = message;
+        let to = &to[..to.len().min(RECEIVERS_MAX)];
         self.note(Fact::Stored { id: *id, kind: *kind, from: *from, to });
     }
 

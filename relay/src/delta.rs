@@ -77,6 +77,8 @@ pub struct Live {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Brought {
     Client,
+    /// A client, and it stays on this relay.
+    Local,
     Peer,
 }
 

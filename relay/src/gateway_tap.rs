@@ -47,7 +47,7 @@ fn catch_up(delta: &Delta, store: &Store, to: Seq) {
         if from >= to {
             return;
         }
-        match read_page(delta, store, from, to) {
+        match read_page(store, from, to) {
             Ok((page, next)) => delta.hand_out_page(&page, next),
             Err(error) => {
                 error!(%error, "L1 cannot be read; live events wait");
@@ -57,12 +57,7 @@ fn catch_up(delta: &Delta, store: &Store, to: Seq) {
     }
 }
 
-fn read_page(
-    delta: &Delta,
-    store: &Store,
-    from: Seq,
-    to: Seq,
-) -> Result<(Vec<Live>, Seq), ReadError> {
+fn read_page(store: &Store, from: Seq, to: Seq) -> Result<(Vec<Live>, Seq), ReadError> {
     let mut page = Vec::new();
     let next = store.since(from, to, |seq, event| {
         page.push(Live { seq, packed: event.as_bytes().to_vec(), is_ours: false });
@@ -72,11 +67,10 @@ fn read_page(
             ControlFlow::Break(())
         }
     })?;
-    if delta.has_peers() {
-        let seqs: Vec<Seq> = page.iter().map(|live| live.seq).collect();
-        for (live, is_ours) in page.iter_mut().zip(store.in_outbox(&seqs)?) {
-            live.is_ours = is_ours;
-        }
+    // A peer may begin to listen before the page is handed out.
+    let seqs: Vec<Seq> = page.iter().map(|live| live.seq).collect();
+    for (live, is_ours) in page.iter_mut().zip(store.in_outbox(&seqs)?) {
+        live.is_ours = is_ours;
     }
     Ok((page, next))
 }

@@ -91,6 +91,8 @@ impl HotLists {
         items_max: usize,
     ) -> Result<Arc<Sorted>, NoList> {
         let filters = std::slice::from_ref(filter);
+        // The client may authenticate while the list is made; it is kept by the keys shown until now.
+        let sight = &sight.as_it_is();
         let keys = if sight.may_hide(filters) { sight.keys() } else { Vec::new() };
         let asked = Asked { filter: filter.clone(), keys, terms: sight.terms() };
         let list = match self.take(&asked) {

@@ -7,7 +7,7 @@ use anyhow::Context;
 use event::Timestamp;
 use layer2::Layer2;
 use search::Words;
-use store::{Options, Store, Writer};
+use store::{Options, ReadError, Store, Writer};
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, warn};
@@ -33,7 +33,7 @@ use crate::{
     own_seqs::OwnSeqs,
     peers::{Members, directory::Directory, tapper::Tapper},
     plugin::{Policy, Side},
-    poll::{Poll, Standing},
+    poll::{CURSOR_OF, Poll, Standing},
     quotas::{self, Quotas},
     reads::Reads,
     removals::Removals,
@@ -112,14 +112,25 @@ impl Hub {
     }
 
     /// Keeps L1 below its limit, if it has one. Returns the way to ask for a collection.
-    pub fn collect(&self, config: &Config) -> Option<AskCollector> {
-        let cache = config.cache.as_ref()?;
+    pub fn collect(&self, config: &Config) -> Result<Option<AskCollector>, ReadError> {
+        let Some(cache) = &config.cache else { return Ok(None) };
         let policy = cache.policy(self.around.layer2.is_some());
         let (collecting, ask) = collecting(&self.store, &self.writer, policy);
         let (delta, metrics) = (self.delta.clone(), self.metrics.clone());
         let collecting = collecting.beside(delta, cache.gc_interval, metrics);
-        self.tasks.spawn(collecting.run(self.stop()));
-        Some(ask)
+        let followed = self.store.meta(CURSOR_OF)?;
+        let layer2 = self.around.layer2.as_ref().map(|layer2| layer2.name());
+        // The poll will turn to another L2, which has nothing yet of what is here.
+        let turns = followed.is_some() && layer2.is_some_and(|name| followed != Some(name));
+        let (writer, stop) = (self.writer.clone(), self.stop());
+        self.tasks.spawn(async move {
+            if turns && let Err(cause) = writer.spare_all().await {
+                error!(%cause, "what is here cannot be kept for another L2: nothing is collected");
+                return;
+            }
+            collecting.run(stop).await;
+        });
+        Ok(Some(ask))
     }
 
     /// Keeps messages to their quotas and their time, from before anybody writes.

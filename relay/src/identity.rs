@@ -16,7 +16,13 @@ use bech32::{Bech32, Hrp};
 use candid::Principal;
 use event::{Event, EventId, Kind, PublicKey, Signature, Tag, Timestamp};
 use ic_agent::{Identity as _, identity::Secp256k1Identity};
-use secp256k1::{Keypair, SecretKey, schnorr};
+use secp256k1::{Keypair, Parity, SecretKey, XOnlyPublicKey, schnorr};
+
+/// What stands before a point of the curve in a public key as the IC has it (DER of RFC 5480, uncompressed).
+const DER_HEAD: [u8; 23] = [
+    0x30, 0x56, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b,
+    0x81, 0x04, 0x00, 0x0a, 0x03, 0x42, 0x00,
+];
 
 /// The key file's name in the data folder.
 const FILE: &str = "relay.key";
@@ -92,6 +98,17 @@ impl Identity {
     pub fn agent_identity(&self) -> Secp256k1Identity {
         agent_identity(&self.secret).expect("the same key was accepted when this was made")
     }
+}
+
+/// Whether a principal and a nostr key are of one secret. A nostr key is one of two points (BIP-340), and
+/// either of them may be the principal's.
+pub fn is_one(principal: &Principal, key: &PublicKey) -> bool {
+    let Ok(x) = XOnlyPublicKey::from_byte_array(key.0) else { return false };
+    [Parity::Even, Parity::Odd].into_iter().any(|parity| {
+        let point = x.public_key(parity).serialize_uncompressed();
+        let der = [&DER_HEAD[..], &point].concat();
+        *principal == Principal::self_authenticating(der)
+    })
 }
 
 /// Reads a public key as people write it: in hex, or as npub1… (NIP-19).
@@ -170,6 +187,19 @@ mod tests {
         fs::write(identity.file(), "not hex").unwrap();
         let refusal = Identity::open(folder.path()).err().unwrap().to_string();
         assert!(refusal.contains("64 hex digits"), "{refusal}");
+    }
+
+    #[test]
+    fn a_principal_and_a_key_of_one_secret_belong_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let identities: Vec<Identity> = (0..16)
+            .map(|number| Identity::open(&folder.path().join(number.to_string())).unwrap())
+            .collect();
+        for (at, one) in identities.iter().enumerate() {
+            for (other_at, other) in identities.iter().enumerate() {
+                assert_eq!(is_one(&one.principal(), &other.public_key()), at == other_at);
+            }
+        }
     }
 
     #[test]

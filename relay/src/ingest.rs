@@ -6,8 +6,9 @@
 use std::{io, sync::Arc};
 
 use event::{
-    Class, Event, EventId, Filter, Kind, PublicKey, Timestamp, Verified, stated_id, verify,
+    Class, Event, EventId, Filter, Kind, Packed, PublicKey, Timestamp, Verified, stated_id, verify,
 };
+use serde_json::Value;
 use store::{Origin, Outcome, Store, Writer};
 use tokio::sync::watch;
 
@@ -21,7 +22,7 @@ use crate::{
     },
     deliveries::Deliveries,
     delta::{Brought, Delta},
-    local::{LocalOnly, is_protection},
+    local::{LocalOnly, PROTECTION, is_protection},
     membership::Membership,
     message::Message,
     metrics::Metrics,
@@ -240,7 +241,8 @@ impl Ingest {
             if event.expiration().is_some_and(|date| date <= clock::now()) {
                 return Err(Rejection::Expired);
             }
-            let is_new = self.delta.pass_on(&event, Brought::Client);
+            let brought = if self.local.keeps(&event) { Brought::Local } else { Brought::Client };
+            let is_new = self.delta.pass_on(&event, brought);
             return Ok(if is_new { Accepted::PassedOn } else { Accepted::Duplicate });
         }
         let (id, is_local) = (event.id, self.local.keeps(&event));
@@ -299,7 +301,8 @@ impl Admission {
         if let Some(id) = stated_id(json.as_bytes())
             && self.is_held(&id)
         {
-            return Examined::Known(id);
+            let is_hidden = terms.access.hides_something() && self.is_hidden(&id, &terms);
+            return if is_hidden { refused(Rejection::Banned) } else { Examined::Known(id) };
         }
         let event = match Event::from_json(json.as_bytes()) {
             Ok(event) => event,
@@ -342,6 +345,13 @@ impl Admission {
     /// If L1 cannot be read, the writer will know, and say what is wrong with it.
     fn is_held(&self, id: &EventId) -> bool {
         self.store.contains(id).unwrap_or(false)
+    }
+
+    /// Whether an event that is held was banned since.
+    fn is_hidden(&self, id: &EventId, terms: &Terms) -> bool {
+        let held = self.store.get(id).ok().flatten();
+        let event = held.as_deref().and_then(|packed| Packed::trusted(packed).ok());
+        event.is_some_and(|event| terms.access.hides(&event))
     }
 
     fn admit(&self, event: &Event, limits: &Limits, now: Timestamp) -> Result<(), Rejection> {
@@ -395,10 +405,18 @@ fn check_protection(event: &Event, keys: &[PublicKey]) -> Result<(), Rejection> 
     if event.tags.iter().any(is_protection) && !keys.contains(&event.pubkey) {
         return Err(if keys.is_empty() { Rejection::Unproven } else { Rejection::NotItsAuthor });
     }
-    let embeds_protected = REPOSTS.contains(&event.kind)
-        && Event::from_json(event.content.as_bytes())
-            .is_ok_and(|embedded| embedded.tags.iter().any(is_protection));
-    if embeds_protected { Err(Rejection::EmbedsProtected) } else { Ok(()) }
+    let is_repost = REPOSTS.contains(&event.kind);
+    if is_repost && embeds_protected(&event.content) {
+        return Err(Rejection::EmbedsProtected);
+    }
+    Ok(())
+}
+
+/// Whether a text holds an event that is protected: read loosely, as whoever shows it may read it.
+fn embeds_protected(content: &str) -> bool {
+    let embedded: Value = serde_json::from_str(content).unwrap_or_default();
+    let tags = embedded["tags"].as_array();
+    tags.is_some_and(|tags| tags.iter().any(|tag| tag[0] == PROTECTION))
 }
 
 /// Work counts as far as the event commits itself to it: luck does not (NIP-13).

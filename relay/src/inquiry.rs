@@ -13,7 +13,7 @@ use std::{
 
 use event::{EventId, Filter, Packed, Timestamp, Verified};
 use futures_util::{FutureExt, future::join_all};
-use index::Matcher;
+use index::{Found, Matcher, Reader, Scan, Take};
 use layer2::{Layer2, Layer2Error};
 use store::{Hold, Outcome, ReadError, Store, WriteError, Writer};
 use tokio::{
@@ -26,7 +26,8 @@ use crate::{
     backoff::backoff,
     metrics::Metrics,
     poll::{Standing, read_event},
-    reads::{Reads, Turn},
+    reads::{Deadline, Reads, Turn},
+    sight::Sight,
     under_way::UnderWay,
 };
 
@@ -40,6 +41,10 @@ const STALE_ANSWERS_MAX: u32 = 3;
 const STALE_PAUSE: Duration = Duration::from_millis(300);
 /// Values of one question.
 const VALUES_MAX: usize = 5_000;
+/// How often one question reaches further because much of what L2 gave is not for who asks, and how many
+/// times as far each time.
+const REACHES_MAX: u32 = 6;
+const FURTHER: u64 = 4;
 /// Questions that are remembered while L1 is behind L2.
 const RECENT_MAX: usize = 10_000;
 
@@ -50,7 +55,7 @@ pub struct Inquiry {
     may_be_pruned: bool,
     fresh_for: Duration,
     metrics: Arc<Metrics>,
-    under_way: UnderWay<String, Result<(), Arc<Failure>>>,
+    under_way: UnderWay<String, Result<Answered, Arc<Failure>>>,
     recent: Mutex<HashMap<String, Instant>>,
     turns: Semaphore,
 }
@@ -73,6 +78,8 @@ pub enum Failure {
     Write(#[from] WriteError),
     #[error("L2's answers are older than what is known here")]
     Stale,
+    #[error("most of what matches is not for who asks; there may be more")]
+    Withheld,
     #[error("stopping")]
     Stopped,
 }
@@ -82,9 +89,20 @@ impl Failure {
     fn may_pass(&self) -> bool {
         matches!(
             self,
-            Failure::Layer2(Layer2Error::Unavailable(_) | Layer2Error::Behind(_)) | Failure::Stale
+            Failure::Layer2(Layer2Error::Unavailable(_) | Layer2Error::Behind(_))
+                | Failure::Stale
+                | Failure::Withheld
         )
     }
+}
+
+/// What L2 said to a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answered {
+    /// All there is.
+    Whole,
+    /// As much as was asked for.
+    InPart,
 }
 
 /// Whether L1 has by now what was asked for.
@@ -94,6 +112,8 @@ pub enum Settled {
     Yes,
     /// Something is missing that L2 may give later.
     NotYet,
+    /// Something may be missing, and that is how it stays.
+    Never,
 }
 
 impl Inquiry {
@@ -111,17 +131,23 @@ impl Inquiry {
         Inquiry { sources, standing, may_be_pruned, fresh_for, metrics, under_way, recent, turns }
     }
 
-    /// Sees to it that L1 can answer these filters, as far as L2 helps before `deadline`.
-    pub async fn settle_until(self: &Arc<Self>, filters: &[Filter], deadline: Instant) -> Settled {
+    /// Sees to it that L1 can answer these filters to who has this sight, as far as L2 helps before
+    /// `deadline`.
+    pub async fn settle_until(
+        self: &Arc<Self>,
+        filters: &[Filter],
+        sight: &Sight,
+        deadline: Instant,
+    ) -> Settled {
         if self.is_settled() {
             return Settled::Yes;
         }
-        match timeout_at(deadline, self.settle(filters)).await {
+        match timeout_at(deadline, self.settle(filters, sight)).await {
             Ok(Ok(())) => Settled::Yes,
             Ok(Err(cause)) if cause.may_pass() => Settled::NotYet,
             Ok(Err(cause)) => {
                 warn!(%cause, "L2 is no help with a question; it is answered from L1 alone");
-                Settled::Yes
+                Settled::Never
             }
             Err(_) => Settled::NotYet,
         }
@@ -138,19 +164,19 @@ impl Inquiry {
     }
 
     /// Whether L1 can answer these filters by itself.
-    pub async fn knows(&self, filters: &[Filter]) -> bool {
+    pub async fn knows(&self, filters: &[Filter], sight: &Sight) -> bool {
         self.is_settled()
-            || self.questions(filters).await.is_ok_and(|questions| questions.is_empty())
+            || self.questions(filters, sight).await.is_ok_and(|questions| questions.is_empty())
     }
 
     /// As soon as L2 answers; returns once there is nothing more to wait for.
-    pub async fn settle_patiently(self: &Arc<Self>, filters: &[Filter]) {
+    pub async fn settle_patiently(self: &Arc<Self>, filters: &[Filter], sight: &Sight) {
         let mut failures = 0u32;
         loop {
             // L2 is asked again when the poll gets through: one asks for all.
             let mut standing = self.standing.clone();
             let is_there = standing.wait_for(|standing| *standing != Standing::Away).await.is_ok();
-            match self.settle(filters).await {
+            match self.settle(filters, sight).await {
                 Err(cause) if cause.may_pass() && is_there => {
                     debug!(%cause, "L2 still does not answer a question");
                 }
@@ -166,20 +192,37 @@ impl Inquiry {
         !self.may_be_pruned && *self.standing.borrow() == Standing::Level
     }
 
-    async fn settle(self: &Arc<Self>, filters: &[Filter]) -> Result<(), Arc<Failure>> {
-        let questions = self.questions(filters).await.map_err(Arc::new)?;
-        if questions.is_empty() {
-            return Ok(());
+    async fn settle(
+        self: &Arc<Self>,
+        filters: &[Filter],
+        sight: &Sight,
+    ) -> Result<(), Arc<Failure>> {
+        for reach in 0..REACHES_MAX {
+            let questions = self.questions(filters, sight).await.map_err(Arc::new)?;
+            if questions.is_empty() {
+                return Ok(());
+            }
+            if *self.standing.borrow() == Standing::Away {
+                return Err(Arc::new(Layer2Error::Unavailable("L2 is away".into()).into()));
+            }
+            let further = FURTHER.pow(reach);
+            let answers = questions.into_iter().map(|question| {
+                let limit = question.limit.map(|limit| limit.saturating_mul(further));
+                self.ask(Filter { limit, ..question })
+            });
+            let answers: Vec<Answered> =
+                join_all(answers).await.into_iter().collect::<Result<_, _>>()?;
+            // What is withheld uses up no limit; but L2 does not know who asks.
+            let is_all = answers.iter().all(|answer| *answer == Answered::Whole);
+            if is_all || !sight.may_hide(filters) {
+                return Ok(());
+            }
         }
-        if *self.standing.borrow() == Standing::Away {
-            return Err(Arc::new(Layer2Error::Unavailable("L2 is away".into()).into()));
-        }
-        let answers = questions.into_iter().map(|question| self.ask(question));
-        join_all(answers).await.into_iter().collect()
+        Err(Arc::new(Failure::Withheld))
     }
 
     /// What L2 has to be asked for these filters.
-    async fn questions(&self, filters: &[Filter]) -> Result<Vec<Filter>, Failure> {
+    async fn questions(&self, filters: &[Filter], sight: &Sight) -> Result<Vec<Filter>, Failure> {
         let mut filters = filters.to_vec();
         // L2 does not search, and would answer as if any words would do.
         filters.retain(|filter| filter.limit != Some(0) && filter.search.is_none());
@@ -198,23 +241,35 @@ impl Inquiry {
         if !self.may_be_pruned {
             return Ok(Vec::new());
         }
-        let metrics = self.metrics.clone();
-        let reading = self.sources.reads.read(Turn::First, move |store, _| {
-            let floor = store.complete_since()?;
-            let mut questions = Vec::new();
-            for filter in
-                filters.iter().filter(|filter| filter.since.is_none_or(|since| since < floor))
-            {
-                match question_of(store, filter)? {
-                    Some(question) => questions.extend(in_parts(question)),
-                    None => {
-                        metrics.covered_answers.inc();
-                    }
+        let (mut questions, mut turn) = (Vec::new(), Turn::First);
+        for filter in filters {
+            let reading = self.sources.reads.read(turn, move |store, _| Gap::of(store, &filter));
+            turn = Turn::Further;
+            match reading.await.ok_or(Failure::Stopped)?? {
+                Some(Gap { rest, here }) if !self.has_enough(here.as_ref(), sight).await? => {
+                    questions.extend(in_parts(rest));
                 }
+                _ => drop(self.metrics.covered_answers.inc()),
             }
-            Ok(questions)
-        });
-        Ok(reading.await.ok_or(Failure::Stopped)??)
+        }
+        Ok(questions)
+    }
+
+    /// Whether L1 has as many events as this filter wants, of those that this client may see.
+    async fn has_enough(&self, filter: Option<&Filter>, sight: &Sight) -> Result<bool, Failure> {
+        let Some(filter) = filter.map(std::slice::from_ref) else { return Ok(false) };
+        let (mut scan, mut turn) = (sight.over(Scan::new(filter), filter), Turn::First);
+        loop {
+            let reading = self.sources.reads.read(turn, move |store, deadline| {
+                let is_done = store.page(&mut scan, &mut Through(deadline))?;
+                Ok((scan, is_done))
+            });
+            let (left, is_done) = reading.await.ok_or(Failure::Stopped)??;
+            if is_done {
+                return Ok(left.cursor().remaining.contains(&0));
+            }
+            (scan, turn) = (left, Turn::Further);
+        }
     }
 
     fn is_recent(&self, filter: &Filter) -> bool {
@@ -232,7 +287,7 @@ impl Inquiry {
         }
     }
 
-    async fn ask(self: &Arc<Self>, question: Filter) -> Result<(), Arc<Failure>> {
+    async fn ask(self: &Arc<Self>, question: Filter) -> Result<Answered, Arc<Failure>> {
         let this = self.clone();
         let answer = self.under_way.join(name(&question), || {
             async move { this.fetch(&question).await.map_err(Arc::new) }.boxed()
@@ -241,15 +296,15 @@ impl Inquiry {
     }
 
     /// Asks one question and stores what L2 answers.
-    async fn fetch(&self, question: &Filter) -> Result<(), Failure> {
+    async fn fetch(&self, question: &Filter) -> Result<Answered, Failure> {
         let _turn = self.turns.acquire().await.map_err(|_| Failure::Stopped)?;
         let asked_at = name(question);
         for _ in 0..STALE_ANSWERS_MAX {
             match self.fetch_once(question).await {
                 Err(Failure::Stale) => tokio::time::sleep(STALE_PAUSE).await,
-                Ok(()) => {
+                Ok(answered) => {
                     self.note_recent(asked_at);
-                    return Ok(());
+                    return Ok(answered);
                 }
                 failed => return failed,
             }
@@ -257,7 +312,7 @@ impl Inquiry {
         Err(Failure::Stale)
     }
 
-    async fn fetch_once(&self, question: &Filter) -> Result<(), Failure> {
+    async fn fetch_once(&self, question: &Filter) -> Result<Answered, Failure> {
         let limit = question.limit.map(|limit| limit.saturating_add(SPARE_EVENTS));
         let asked = [Filter { limit, ..question.clone() }];
         let mut given = Given::default();
@@ -271,16 +326,16 @@ impl Inquiry {
                 break;
             }
         }
-        let from = match given.oldest {
+        let (from, answered) = match given.oldest {
             // Of the oldest date there may be more.
             Some(oldest) if limit.is_some_and(|limit| given.count >= limit) => {
-                Timestamp(oldest.0.saturating_add(1))
+                (Timestamp(oldest.0.saturating_add(1)), Answered::InPart)
             }
-            _ => question.since.unwrap_or(Timestamp(0)),
+            _ => (question.since.unwrap_or(Timestamp(0)), Answered::Whole),
         };
         info!(events = given.count, new = given.new, from = from.0, "L2 answered a question");
         self.sources.writer.note_covered(question.clone(), from, given.held).await?;
-        Ok(())
+        Ok(answered)
     }
 
     /// Stores a page of an answer, as far as it is one.
@@ -343,20 +398,35 @@ pub fn has_lost(hold: &Hold, filters: &[Filter], dates: impl RangeBounds<Timesta
     })
 }
 
-/// What has to be asked of L2 for one filter, if anything.
-fn question_of(store: &Store, filter: &Filter) -> Result<Option<Filter>, ReadError> {
-    let reach = store.reach(filter)?;
-    let Some(rest) = reach.rest else { return Ok(None) };
-    if rest.ids.is_none()
-        && let Some(limit) = filter.limit
-    {
+/// What L1 may lack of a filter's events.
+struct Gap {
+    rest: Filter,
+    /// What L1 has whole: enough of it answers the filter, too. None: no number of events is enough.
+    here: Option<Filter>,
+}
+
+impl Gap {
+    fn of(store: &Store, filter: &Filter) -> Result<Option<Gap>, ReadError> {
+        let reach = store.reach(filter)?;
+        let Some(rest) = reach.rest else { return Ok(None) };
+        let is_limited = filter.limit.is_some() && rest.ids.is_none();
         let since = filter.since.unwrap_or(Timestamp(0)).max(reach.complete_since);
-        let complete = Filter { since: Some(since), ..filter.clone() };
-        if store.count(&[complete])? >= limit {
-            return Ok(None);
-        }
+        let here = is_limited.then(|| Filter { since: Some(since), ..filter.clone() });
+        Ok(Some(Gap { rest, here }))
     }
-    Ok(Some(rest))
+}
+
+/// Goes through all there is until its time is over.
+struct Through(Deadline);
+
+impl Reader for Through {
+    fn take(&mut self, _: Found<'_>) -> Take {
+        Take::More
+    }
+
+    fn may_go_on(&mut self) -> bool {
+        !self.0.is_over()
+    }
 }
 
 /// The filter as questions that are not too long for L2.
@@ -364,21 +434,44 @@ fn in_parts(filter: Filter) -> Vec<Filter> {
     if filter.values() <= VALUES_MAX {
         return vec![filter];
     }
-    let mut rest = filter.clone();
-    let mut first = filter;
-    match (&mut first, &mut rest) {
-        (Filter { ids: Some(ids), .. }, Filter { ids: Some(others), .. }) if ids.len() > 1 => {
-            *others = ids.split_off(ids.len() / 2);
-        }
-        (Filter { authors: Some(authors), .. }, Filter { authors: Some(others), .. })
-            if authors.len() > 1 =>
-        {
-            *others = authors.split_off(authors.len() / 2);
-        }
-        // L2 says itself if that is too much.
-        _ => return vec![first],
+    let (mut first, mut rest) = (filter.clone(), filter);
+    // L2 says itself if one that cannot be divided is too much.
+    if !leave_half(&mut first, &mut rest) {
+        return vec![first];
     }
     [first, rest].into_iter().flat_map(in_parts).collect()
+}
+
+/// Divides the longest list of alternatives between two that are the same. False: none has two.
+fn leave_half(first: &mut Filter, rest: &mut Filter) -> bool {
+    fn divide<T>(first: &mut Vec<T>, rest: &mut Vec<T>) -> bool {
+        let half = first.len() / 2;
+        first.truncate(half);
+        rest.drain(..half);
+        half > 0
+    }
+    let len = |list: Option<usize>| list.unwrap_or(0);
+    let (ids, authors) =
+        (len(first.ids.as_ref().map(Vec::len)), len(first.authors.as_ref().map(Vec::len)));
+    let kinds = len(first.kinds.as_ref().map(Vec::len));
+    let tags = first.tags.iter().map(|(name, values)| (values.len(), *name)).max();
+    let tag = tags.map_or(0, |(len, _)| len);
+    let longest = ids.max(authors).max(kinds).max(tag);
+    if let (Some(first), Some(rest), true) = (&mut first.ids, &mut rest.ids, ids == longest) {
+        return divide(first, rest);
+    }
+    let found = (&mut first.authors, &mut rest.authors, authors == longest);
+    if let (Some(first), Some(rest), true) = found {
+        return divide(first, rest);
+    }
+    if let (Some(first), Some(rest), true) = (&mut first.kinds, &mut rest.kinds, kinds == longest) {
+        return divide(first, rest);
+    }
+    let Some((_, name)) = tags else { return false };
+    match (first.tags.get_mut(&name), rest.tags.get_mut(&name)) {
+        (Some(first), Some(rest)) => divide(first, rest),
+        _ => false,
+    }
 }
 
 fn head(bytes: &[u8]) -> Option<(EventId, Timestamp)> {

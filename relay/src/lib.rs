@@ -25,6 +25,7 @@ mod count;
 pub mod db;
 mod deliveries;
 mod delta;
+mod filter_room;
 mod gateway_tap;
 mod hot;
 mod hub;
@@ -95,6 +96,7 @@ use crate::{
     config::{Config, terms::Terms},
     deliveries::{Deliveries, Fact},
     delta::Delta,
+    filter_room::FilterRoom,
     hot::HotLists,
     hub::{Around, Found, Hub},
     identity::Identity,
@@ -122,6 +124,7 @@ pub(crate) struct Relay {
     /// What authorized a request (NIP-98).
     pub used: nip98::Used,
     pub throttle: Arc<Throttle>,
+    pub filter_room: FilterRoom,
     pub read_policy: Policy,
     /// Places for reconciliations.
     pub reconciliations: Arc<Semaphore>,
@@ -152,7 +155,7 @@ impl Relay {
     ) -> anyhow::Result<Arc<Relay>> {
         let throttle = Arc::new(Throttle::new(moderator.in_force()));
         hub.tasks.spawn(throttle.clone().sweep(hub.stop()));
-        let collector = hub.collect(&config);
+        let collector = hub.collect(&config)?;
         let quotas = hub.keep_messages();
         let tapper = Arc::new(Tapper::new(hub.metrics.clone()));
         hub.take_requests(&config.data, collector, &moderator, &quotas, &tapper);
@@ -179,6 +182,7 @@ impl Relay {
             searcher,
             ingest: hub.take_events(&config, link, &throttle, quotas)?,
             throttle,
+            filter_room: FilterRoom::default(),
             peers,
             deliveries: hub.deliveries(),
             metrics: hub.metrics.clone(),

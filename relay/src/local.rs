@@ -9,6 +9,9 @@ use std::{collections::HashSet, fmt, ops::RangeInclusive, str::FromStr};
 use event::{Event, Kind, Packed, PublicKey, Tag, packed::Values};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
+/// The name of the tag that protects an event (NIP-70).
+pub const PROTECTION: &str = "-";
+
 /// The operator's word on it.
 #[derive(Clone, Debug, Default)]
 pub struct LocalOnly {
@@ -29,7 +32,7 @@ impl LocalOnly {
 
     pub fn keeps_packed(&self, event: &[u8]) -> bool {
         let is_protection = |mut tag: Values<'_>| {
-            tag.next().is_some_and(|name| name.is("-")) && tag.next().is_none()
+            tag.next().is_some_and(|name| name.is(PROTECTION)) && tag.next().is_none()
         };
         Packed::trusted(event).is_ok_and(|event| {
             self.keeps_of(event.kind(), &event.pubkey()) || event.tags().any(is_protection)
@@ -39,7 +42,7 @@ impl LocalOnly {
 
 /// `["-"]`: its author alone decides where this event goes (NIP-70).
 pub fn is_protection(tag: &Tag) -> bool {
-    tag.0 == ["-"]
+    tag.0 == [PROTECTION]
 }
 
 /// A kind, or all from one to another: `4` or `1000-1999`.

@@ -31,6 +31,7 @@ use crate::{
     neg::{self, Reconciliation},
     peers::{
         self, TapRequest,
+        demand::CHUNK_PARTS_MAX,
         server::{SERVED_CHUNKS_MAX, Server},
     },
     plugin::{Asker, Ruling},
@@ -144,9 +145,21 @@ struct Session {
     counts: Arc<Semaphore>,
     events: Arc<Semaphore>,
     subscriptions: HashMap<SubscriptionId, AbortHandle>,
-    /// Their names are no subscriptions'. One that is dropped has come to its end.
-    reconciliations: HashMap<SubscriptionId, mpsc::Sender<Vec<u8>>>,
+    /// Their names are no subscriptions'.
+    reconciliations: HashMap<SubscriptionId, Reconciling>,
     tasks: JoinSet<()>,
+}
+
+/// A reconciliation under way. Dropped, it says nothing more.
+struct Reconciling {
+    messages: mpsc::Sender<Vec<u8>>,
+    task: AbortHandle,
+}
+
+impl Drop for Reconciling {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// Why a session ends.
@@ -157,6 +170,8 @@ enum End {
     Broken,
     /// The client did not answer for too long.
     Silent,
+    /// Its address was blocked meanwhile.
+    Blocked,
     Stop,
 }
 
@@ -167,6 +182,7 @@ impl End {
             End::Gone => "gone",
             End::Broken => "broken",
             End::Silent => "silent",
+            End::Blocked => "blocked",
             End::Stop => "stopping",
         }
     }
@@ -176,6 +192,7 @@ impl End {
             End::Gone => None,
             End::Broken => Some(Frame::Bye(1009, "a message was too large, or malformed")),
             End::Silent => Some(Frame::Bye(1001, "no answer to pings")),
+            End::Blocked => Some(Frame::Bye(1008, "blocked")),
             End::Stop => Some(Frame::Bye(1001, "the relay is going away")),
         }
     }
@@ -211,6 +228,9 @@ impl Session {
                         None => return End::Gone,
                     };
                     let is_long = message.len() > LONG_MESSAGE_BYTES;
+                    if self.relay.terms().access.blocks(self.visitor.ip) {
+                        return End::Blocked;
+                    }
                     tokio::select! {
                         () = stop.cancelled() => return End::Stop,
                         is_open = self.take(message) => if !is_open { return End::Gone },
@@ -224,6 +244,9 @@ impl Session {
                 _ = pings.tick() => {
                     if heard.elapsed() > SILENCE_MAX {
                         return End::Silent;
+                    }
+                    if self.relay.terms().access.blocks(self.visitor.ip) {
+                        return End::Blocked;
                     }
                     // With no room for a ping there is traffic enough to tell whether it is alive.
                     let _ = self.frames.try_send(Frame::Ping);
@@ -247,7 +270,7 @@ impl Session {
         };
         match ClientMessage::read(&text) {
             Ok(ClientMessage::Event(json)) => self.event(json).await,
-            Ok(ClientMessage::Req(id, filters)) => self.req(id, filters).await,
+            Ok(ClientMessage::Req(id, filters)) => self.req(id, filters, text.len()).await,
             Ok(ClientMessage::Count(id, filters)) => self.count(id, filters).await,
             Ok(ClientMessage::Auth(json)) => self.auth(json).await,
             Ok(ClientMessage::NegOpen(id, filter, message)) => {
@@ -289,7 +312,7 @@ impl Session {
         self.tasks.spawn(async move {
             let answer = relay.ingest.take(json, bearer).await;
             log.answered(&answer);
-            if matches!(answer.said, Err(Rejection::Unproven)) {
+            if answer.said.as_ref().is_err_and(Rejection::asks_who_it_is) {
                 let _ = frames.send(Frame::Text(wire::auth(challenge.as_str()))).await;
             }
             let _ = frames.send(Frame::Text(wire::answer(&answer))).await;
@@ -313,15 +336,14 @@ impl Session {
         };
         let said = signer.map_err(|reason| format!("invalid: {reason}"));
         let said = said.and_then(|key| self.admit_key(key).map_err(|barred| barred.to_string()));
-        if said.is_ok() {
-            self.relay.peers.tapper.look_again(&self.sight);
-        }
         self.answer(wire::auth_answer(id, said)).await
     }
 
     fn admit_key(&self, key: PublicKey) -> Result<(), Barred> {
-        self.sight.add(key)?;
-        self.log.authenticated(key);
+        if self.sight.add(key)? {
+            self.log.authenticated(key);
+            self.relay.peers.tapper.look_again(&self.sight);
+        }
         Ok(())
     }
 
@@ -364,7 +386,7 @@ impl Session {
     /// `["NEG-OPEN", …]`: a reconciliation of the same name is replaced.
     async fn neg_open(&mut self, id: SubscriptionId, filter: Filter, message: Vec<u8>) -> bool {
         self.reconciliations.remove(&id);
-        self.reconciliations.retain(|_, messages| !messages.is_closed());
+        self.reconciliations.retain(|_, reconciling| !reconciling.task.is_finished());
         let admitted = self.admit_filters("neg", std::slice::from_ref(&filter)).await;
         let admitted = admitted.and_then(|()| neg::check(&filter));
         let refused = match admitted {
@@ -389,14 +411,15 @@ impl Session {
             room: self.relay.reconciliations.clone(),
             frames: self.frames.clone(),
         };
-        self.tasks.spawn(reconciliation.run(received));
-        self.reconciliations.insert(id, messages);
+        let task = self.tasks.spawn(reconciliation.run(received));
+        self.reconciliations.insert(id, Reconciling { messages, task });
         true
     }
 
     /// `["NEG-MSG", …]`: the next round.
     async fn neg_msg(&mut self, id: SubscriptionId, message: Vec<u8>) -> bool {
-        let sent = self.reconciliations.get(&id).map(|messages| messages.try_send(message));
+        let under_way = self.reconciliations.get(&id);
+        let sent = under_way.map(|reconciling| reconciling.messages.try_send(message));
         let reason = match sent {
             Some(Ok(())) => return true,
             Some(Err(mpsc::error::TrySendError::Full(_))) => "closed: one message at a time",
@@ -408,8 +431,8 @@ impl Session {
         self.answer(wire::neg_err(&id, reason)).await
     }
 
-    /// `["REQ", …]`: a subscription of the same name is replaced.
-    async fn req(&mut self, id: SubscriptionId, filters: Vec<Filter>) -> bool {
+    /// `["REQ", …]`, of so many bytes: a subscription of the same name is replaced.
+    async fn req(&mut self, id: SubscriptionId, filters: Vec<Filter>, bytes: usize) -> bool {
         self.close(&id);
         if let Some(request) = TapRequest::read(&id) {
             return self.serve_peer(&id, request, filters).await;
@@ -417,6 +440,10 @@ impl Session {
         if let Err(reason) = self.admit(&filters).await {
             return self.refuse(&id, reason).await;
         }
+        let room = match self.relay.filter_room.take(&self.visitor, &filters, bytes) {
+            Ok(room) => room,
+            Err(none) => return self.refuse(&id, none.to_string()).await,
+        };
         let streamer = Streamer {
             id: id.clone(),
             filters: self.relay.clamp(filters),
@@ -437,7 +464,7 @@ impl Session {
         let open = Counted::one_of(&metrics.subscriptions);
         let task = self.tasks.spawn(async move {
             streamer.run().await;
-            drop(open);
+            drop((open, room));
         });
         self.subscriptions.insert(id, task);
         true
@@ -458,6 +485,10 @@ impl Session {
             }
         };
         if let TapRequest::Greeting(nonce) = request {
+            // It costs a signature.
+            if let Err(too_fast) = self.check_rate() {
+                return self.refuse(id, too_fast.to_string()).await;
+            }
             let Relay { identity, url, .. } = &*self.relay;
             let proof = peers::proof(identity, url, nonce, clock::now()).to_json();
             return self.answer(wire::event(id, &proof)).await
@@ -490,7 +521,9 @@ impl Session {
             return Err("restricted: this key is not that of a relay of this cluster");
         };
         self.subscriptions.retain(|_, task| !task.is_finished());
-        if self.subscriptions.len() >= SERVED_CHUNKS_MAX || filters.len() > 1 {
+        let parts: usize = filters.iter().map(Filter::values).sum();
+        let is_chunk = filters.len() == 1 && parts <= CHUNK_PARTS_MAX;
+        if self.subscriptions.len() >= SERVED_CHUNKS_MAX || !is_chunk {
             return Err("blocked: that is more than a tap needs");
         }
         Ok(peer)

@@ -59,22 +59,27 @@ impl Sight {
         Sight { in_force, keys: Arc::new(RwLock::new(keys)), session: 0 }
     }
 
+    /// The same with the keys of this moment: one that is shown later adds nothing to it.
+    pub fn as_it_is(&self) -> Sight {
+        Sight { keys: Arc::new(RwLock::new(self.keys())), ..self.clone() }
+    }
+
     /// Whether they see with the same keys.
     pub fn is_same(&self, other: &Sight) -> bool {
         Arc::ptr_eq(&self.keys, &other.keys)
     }
 
-    /// The client has shown that it holds this key.
-    pub fn add(&self, key: PublicKey) -> Result<(), Barred> {
+    /// The client has shown that it holds this key. Returns whether that is new.
+    pub fn add(&self, key: PublicKey) -> Result<bool, Barred> {
         let mut keys = self.keys.write().expect("nobody panics holding it");
         if keys.contains(&key) {
-            return Ok(());
+            return Ok(false);
         }
         if keys.len() >= KEYS_MAX {
             return Err(Barred::TooManyKeys);
         }
         keys.push(key);
-        Ok(())
+        Ok(true)
     }
 
     /// What holds for everybody.
@@ -164,7 +169,9 @@ mod tests {
     fn sight_of(authors: &[u8]) -> Sight {
         let terms = crate::config::terms::TermSettings::default().resolve().unwrap();
         let sight = Sight::new(Arc::new(arc_swap::ArcSwap::from_pointee(terms)));
-        authors.iter().for_each(|author| sight.add(Author::new(*author).pubkey()).unwrap());
+        for author in authors {
+            sight.add(Author::new(*author).pubkey()).unwrap();
+        }
         sight
     }
 

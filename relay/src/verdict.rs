@@ -5,6 +5,8 @@ use std::fmt;
 use event::{EventId, Invalid, Kind, PublicKey};
 use store::WriteError;
 
+use crate::wire::AUTH_REQUIRED;
+
 /// What a client is told about the event it sent.
 pub struct Answer {
     /// As far as it could be read.
@@ -129,6 +131,15 @@ impl Rejection {
             Rejection::NotShared(_) => "not_shared",
             Rejection::Unconfirmed => "unconfirmed",
             Rejection::Gone | Rejection::NoPolicy | Rejection::Error(_) => "error",
+        }
+    }
+
+    /// Whether authentication would lift it (NIP-42).
+    pub fn asks_who_it_is(&self) -> bool {
+        match self {
+            Rejection::Unproven => true,
+            Rejection::Policy(reason) => reason.starts_with(AUTH_REQUIRED),
+            _ => false,
         }
     }
 

@@ -40,7 +40,9 @@ impl Visitor {
             ip = behind.to_canonical();
         }
         let is_forwarded = ip != remote;
-        Visitor { ip, is_local: ip.is_loopback() && !is_forwarded, is_forwarded }
+        // Whom a proxy forwards without saying whom is a stranger.
+        let is_of_proxy = !forwarded.is_empty() && is_trusted(remote);
+        Visitor { ip, is_local: ip.is_loopback() && !is_of_proxy, is_forwarded }
     }
 
     /// What is limited together: an address, of IPv6 a network such as one household has.

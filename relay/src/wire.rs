@@ -141,6 +141,10 @@ impl<'a> ClientMessage<'a> {
                 }
             }
             ("NEG-CLOSE", [id]) => Ok(ClientMessage::NegClose(read_id(id)?)),
+            ("NEG-OPEN" | "NEG-MSG", [id, ..]) => {
+                let reason = format!("{verb} does not have {} parts", parts.len());
+                Err(Misread::Neg { id: read_id(id)?, reason })
+            }
             (
                 "EVENT" | "REQ" | "COUNT" | "CLOSE" | "AUTH" | "NEG-OPEN" | "NEG-MSG" | "NEG-CLOSE",
                 _,

@@ -171,7 +171,13 @@ impl Prepared {
         let Some(bounds) = self.bounds(after) else { return Ok(()) };
         match &self.plan {
             Plan::Nothing => Ok(()),
-            Plan::Ids(ids) => merge.add_list(orders_of(source, ids)?),
+            Plan::Ids(ids) => {
+                // What earlier pages passed over would take as long to pass over again.
+                let (first, last) = bounds;
+                let mut orders = orders_of(source, ids)?;
+                orders.retain(|order| (first..=last).contains(order));
+                merge.add_list(orders)
+            }
             Plan::Walks(ways) => {
                 if self.choice.is_none() {
                     self.choice = Some(choose(ways, source, bounds)?);

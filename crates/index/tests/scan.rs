@@ -380,3 +380,44 @@ fn dates_at_the_ends_of_time_are_found() {
     assert_eq!(found(2, u64::MAX), [index::CREATED_AT_MAX.0]);
     assert_eq!(found(u64::MAX, u64::MAX), Vec::<u64>::new());
 }
+
+/// Takes all, and has time for so little at a time.
+struct Hurried {
+    taken: usize,
+    turns: usize,
+}
+
+impl Reader for Hurried {
+    fn take(&mut self, _: Found<'_>) -> Take {
+        self.taken += 1;
+        Take::More
+    }
+
+    fn may_go_on(&mut self) -> bool {
+        self.turns -= 1;
+        self.turns > 0
+    }
+}
+
+#[test]
+fn a_long_list_of_ids_comes_to_its_end_in_however_short_pages() {
+    let mut shelf = Shelf::default();
+    let content = "x".repeat(600);
+    let ids = (0..1_000).map(|at| {
+        let note = Author::new(1).sign(1_000 + at, 1, &[], &content);
+        shelf.put(&note);
+        note.id
+    });
+    let filters = [Filter { ids: Some(ids.collect()), ..Filter::default() }];
+    let (mut scan, mut taken) = (Scan::new(&filters), 0);
+    for _ in 0..1_000 {
+        let mut page = Hurried { taken: 0, turns: 3 };
+        let is_done = scan.page(&shelf, &mut page).unwrap();
+        taken += page.taken;
+        if is_done {
+            assert_eq!(taken, 1_000);
+            return;
+        }
+    }
+    panic!("{taken} of 1000 events in 1000 pages");
+}

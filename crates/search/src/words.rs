@@ -57,13 +57,13 @@ impl Words {
         words
     }
 
-    fn each_of_piece(&self, piece: &str, each: &mut impl FnMut(&str)) {
-        let Some(Url { before, host, after }) = Url::find(piece) else {
-            return self.each_of_text(piece, each);
-        };
-        self.each_of_text(before, each);
-        self.each_of_text(host.strip_prefix("www.").unwrap_or(host), each);
-        self.each_of_piece(after, each);
+    fn each_of_piece(&self, mut piece: &str, each: &mut impl FnMut(&str)) {
+        while let Some(Url { before, host, after }) = Url::find(piece) {
+            self.each_of_text(before, each);
+            self.each_of_text(host.strip_prefix("www.").unwrap_or(host), each);
+            piece = after;
+        }
+        self.each_of_text(piece, each);
     }
 
     fn each_of_text(&self, text: &str, each: &mut impl FnMut(&str)) {

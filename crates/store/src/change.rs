@@ -4,13 +4,15 @@
 
 use event::{
     Address, Event, EventId, Packed, PackedError, PublicKey, Timestamp, Verified,
-    rules::{Effects, Held, Holdings, Removal, Vanish, Verdict, is_for, judge},
+    rules::{Effects, Held, Holdings, Removal, Vanish, Verdict, expiration, is_for, judge},
 };
 use heed::{PutFlags, RwTxn};
 use index::{CREATED_AT_MAX, Found, Reader, Scan, Seq, Take, address_digest, keys_of, tombstone};
 
 use crate::{
-    databases::{COMPLETE_SINCE, Databases, LAYER2_CURSOR, NEXT_SEQ, expiry_key, expiry_of},
+    databases::{
+        COMPLETE_SINCE, Databases, LAYER2_CURSOR, NEXT_SEQ, SPARES_ALL, expiry_key, expiry_of,
+    },
     environment::Environment,
     holds::Stub,
     outbox::Rows,
@@ -137,7 +139,7 @@ impl<'e> Change<'e> {
     ) -> Result<Change<'e>> {
         let txn = environment.write()?;
         let next = Seq(databases.numbers.get(&txn, NEXT_SEQ)?.unwrap_or(0));
-        let mut change = Change {
+        Ok(Change {
             databases,
             txn,
             now,
@@ -148,10 +150,7 @@ impl<'e> Change<'e> {
             keeps_log,
             first: next,
             next,
-        };
-        // The rules expect that nothing is held that has expired.
-        change.expire()?;
-        Ok(change)
+        })
     }
 
     /// Makes it durable, and returns the next seq. Nothing is synced if nothing was written.
@@ -170,6 +169,7 @@ impl<'e> Change<'e> {
         if new.event.created_at > CREATED_AT_MAX {
             return Ok(Outcome::Invalid("created_at is too far in the future"));
         }
+        self.make_way(&new.event)?;
         Ok(match judge(self, &new.event, self.now)? {
             Verdict::Save(effects) => Outcome::Saved(self.save(new, origin, &effects)?),
             Verdict::Duplicate => self.meet_again(&new.event.id, origin)?,
@@ -258,9 +258,15 @@ impl<'e> Change<'e> {
         Ok(rows.last().filter(|_| rows.len() == most).map(|(seq, _)| seq.next()))
     }
 
+    /// From now on nothing is given up: that L2 has it is no longer true.
+    pub fn spare_all(&mut self) -> Result<()> {
+        self.set_number(SPARES_ALL, 1)
+    }
+
     /// Begins with the log of another L2. What the last one refused, this one may take.
     pub fn start_over(&mut self) -> Result<()> {
         self.retry(&Rows::Aside)?;
+        self.databases.numbers.delete(&mut self.txn, SPARES_ALL)?;
         self.databases.numbers.delete(&mut self.txn, COMPLETE_SINCE)?;
         self.databases.covered.clear(&mut self.txn)?;
         self.set_number(LAYER2_CURSOR, 0)
@@ -440,16 +446,31 @@ impl<'e> Change<'e> {
         Ok(())
     }
 
-    /// Removes what has expired.
-    fn expire(&mut self) -> Result<()> {
-        loop {
+    /// Removes some of what has expired.
+    pub fn expire(&mut self, most: usize) -> Result<()> {
+        for _ in 0..most {
             let first = self.databases.expiries.first(&self.txn)?;
             match first.map(|(key, ())| expiry_of(key)) {
                 Some((date, seq)) if date <= self.now => {
                     self.remove_for(seq, Removal::Expired.as_str())?;
                 }
-                _ => return Ok(()),
+                _ => break,
             }
+        }
+        Ok(())
+    }
+
+    /// The rules expect that nothing stands in an event's way that has expired, and not all of that may
+    /// have been removed.
+    fn make_way(&mut self, event: &Event) -> Result<()> {
+        let Some(address) = event.address() else { return Ok(()) };
+        let held = self.databases.addresses.get(&self.txn, &address_digest(&address))?;
+        let Some(seq) = held.map(Seq) else { return Ok(()) };
+        let bytes = self.databases.bytes_at(&self.txn, seq)?;
+        let held = bytes.map(Packed::trusted).transpose().map_err(damaged)?;
+        match held.as_ref().and_then(expiration) {
+            Some(date) if date <= self.now => self.remove_for(seq, Removal::Expired.as_str()),
+            _ => Ok(()),
         }
     }
 

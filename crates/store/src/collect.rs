@@ -10,7 +10,7 @@ use index::Seq;
 
 use crate::{
     change::{Change, New, damaged},
-    databases::{COMPLETE_SINCE, Databases},
+    databases::{COMPLETE_SINCE, Databases, SPARES_ALL},
     served::{Arrivals, Minute},
 };
 
@@ -50,7 +50,10 @@ impl Change<'_> {
     /// those in the order of arrival moves to where holes are filled; a long body leaves no hole, so it
     /// stays there.
     pub fn collect(&mut self, seq: Seq, terms: &Terms) -> Result<bool> {
-        let Databases { events, kept, stubs, .. } = self.databases;
+        let Databases { events, kept, stubs, numbers, .. } = self.databases;
+        if terms.has_layer2 && numbers.get(&self.txn, SPARES_ALL)?.is_some() {
+            return Ok(false);
+        }
         let recent = events.get(&self.txn, &seq.0)?;
         let Some(bytes) = recent.or(kept.get(&self.txn, &seq.0)?) else { return Ok(false) };
         let (is_recent, event) = (recent.is_some(), Packed::trusted(bytes).map_err(damaged)?);

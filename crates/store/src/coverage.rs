@@ -229,6 +229,11 @@ fn reach_of_ids(
 impl Notes<'_> {
     fn reach(&self, filter: &Filter, since: u64) -> Result<Reach> {
         let tags = alternatives(filter);
+        if parts_to_look_at(filter, &tags) > PARTS_MAX {
+            // To look at them all would take longer than to ask.
+            let rest = older(filter.clone(), self.top);
+            return Ok(Reach { complete_since: Timestamp(self.top), rest: Some(rest) });
+        }
         if tags.len() <= 1 && filter.all_tags.is_empty() {
             return self.reach_of_parts(filter, tags.first().copied(), since);
         }
@@ -277,6 +282,15 @@ impl Notes<'_> {
         }
         Ok(Reach { complete_since: Timestamp(complete_since), rest: Some(rest) })
     }
+}
+
+/// How many parts a filter has, over all ways to divide it.
+fn parts_to_look_at(filter: &Filter, tags: &[(TagName, &[String])]) -> usize {
+    let len = |list: Option<usize>| list.unwrap_or(1);
+    let authors = len(filter.authors.as_ref().map(Vec::len));
+    let each = authors.saturating_mul(len(filter.kinds.as_ref().map(Vec::len)));
+    let values = tags.iter().map(|(_, values)| values.len()).sum::<usize>().max(1);
+    each.saturating_mul(values)
 }
 
 /// What of a filter lies before a date.

@@ -63,6 +63,8 @@ pub const LAYER2_CURSOR: &str = "layer 2 cursor";
 /// In nanoseconds since 1970: two stores that lay in one folder, one after the other, differ in it.
 pub const MADE: &str = "made";
 pub const COMPLETE_SINCE: &str = "index complete since";
+/// 1 while another L2 is turned to.
+pub const SPARES_ALL: &str = "spares all";
 pub const OUTBOX_BYTES: &str = "outbox bytes";
 
 /// Handles of all databases. They stay valid as long as the environment is open.

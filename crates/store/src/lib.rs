@@ -71,6 +71,7 @@ mod holds;
 mod observer;
 mod offline;
 mod outbox;
+mod past;
 mod room;
 mod served;
 mod shared;

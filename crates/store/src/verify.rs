@@ -7,17 +7,18 @@
 use std::{ops::ControlFlow, thread};
 
 use event::{
-    Address, Event, EventId, Packed, PackedError, PublicKey, Timestamp,
-    rules::{Effects, Held, Holdings, Verdict, expiration, judge},
+    Event, Packed, PackedError, Timestamp,
+    rules::{Effects, Holdings, Verdict, expiration, judge},
     verify,
 };
 use heed::{Database, types::Bytes};
-use index::{CREATED_AT_MAX, Index, Key, Seq, address_digest, keys_of, tombstone};
+use index::{CREATED_AT_MAX, Index, Key, Seq, address_digest, keys_of};
 
 use crate::{
     coverage::Range,
     databases::{FORMAT, FORMAT_NAME, Number, OUTBOX_BYTES, expiry_key, expiry_of},
     outbox::OutboxRow,
+    past::Past,
     snapshot::Snapshot,
     store::{ReadError, Store},
 };
@@ -456,42 +457,6 @@ impl Findings {
             let key: String = key.iter().map(hex).collect();
             self.note(invariant, false, || format!("a row for seq {seq} belongs to none: {key}"));
         }
-    }
-}
-
-/// The store as [`judge`] sees it when an event comes that was never here: what was deleted stays
-/// deleted, and no version is in the way.
-struct Past<'s>(&'s Snapshot<'s>);
-
-impl Holdings for Past<'_> {
-    type Error = heed::Error;
-
-    fn by_id(&self, _: &EventId) -> Result<Option<Held>> {
-        Ok(None)
-    }
-
-    fn by_address(&self, _: &Address) -> Result<Option<Held>> {
-        Ok(None)
-    }
-
-    fn is_deleted(&self, id: &EventId, author: &PublicKey) -> Result<bool> {
-        let Snapshot { databases, txn, .. } = self.0;
-        Ok(databases.tombstones.get(txn, &tombstone(id, author))?.is_some())
-    }
-
-    fn receives(&self, _: &EventId, _: &PublicKey) -> Result<bool> {
-        Ok(false)
-    }
-
-    fn deleted_until(&self, address: &Address) -> Result<Option<Timestamp>> {
-        let Snapshot { databases, txn, .. } = self.0;
-        let date = databases.address_tombstones.get(txn, &address_digest(address))?;
-        Ok(date.map(Timestamp))
-    }
-
-    fn vanished_until(&self, who: &PublicKey) -> Result<Option<Timestamp>> {
-        let Snapshot { databases, txn, .. } = self.0;
-        Ok(databases.vanished.get(txn, &who.0)?.map(Timestamp))
     }
 }
 

@@ -39,6 +39,8 @@ use crate::{
 const QUEUE_JOBS_MAX: usize = 1_024;
 /// How many events one transaction takes, so that the first of them is not kept waiting for ever.
 const BATCH_EVENTS_MAX: usize = 1_000;
+/// How many expired events one transaction removes besides: the rest follows with the next.
+const EXPIRED_MAX: usize = 500;
 /// How long a task of a collection works before it leaves the rest to the next. To write its pages
 /// takes about as long again.
 const COLLECTION_TIME_MAX: Duration = Duration::from_millis(5);
@@ -128,6 +130,7 @@ enum Task {
         next: Arc<Mutex<Option<Seq>>>,
     },
     StartOver,
+    SpareAll,
     Fill {
         events: Vec<New>,
         as_of: u64,
@@ -295,10 +298,16 @@ impl Writer {
         }
     }
 
+    /// From now on nothing is given up, until another L2 was turned to: what is here may be all there is.
+    pub async fn spare_all(&self) -> Result<(), WriteError> {
+        self.call(Task::SpareAll).await.map(drop)
+    }
+
     /// Turns to an L2 of which nothing is known: another one, or one that was begun anew. All events that
     /// are held here go into the outbox, stubs go, and L2's log is read from its start. A crash on the
     /// way leaves the cursor where it was: then this has to be done once more, and does no harm.
     pub async fn turn_to_other_layer2(&self) -> Result<(), WriteError> {
+        self.spare_all().await?;
         let mut from = Some(Seq(0));
         while let Some(seq) = from {
             let next = Arc::new(Mutex::new(None));
@@ -489,11 +498,13 @@ struct Loop {
     is_full: bool,
     /// Whether pages were turned since the last commit that did something.
     has_turned: bool,
+    /// How much of what has expired the next transaction removes.
+    expires: usize,
 }
 
 impl Loop {
     fn new(inner: Arc<Inner>, queue: mpsc::Receiver<Message>) -> Loop {
-        Loop { inner, queue, failed: None, is_full: false, has_turned: false }
+        Loop { inner, queue, failed: None, is_full: false, has_turned: false, expires: EXPIRED_MAX }
     }
 
     fn run(mut self) {
@@ -578,6 +589,10 @@ impl Loop {
                 Err(Failure::Lmdb(heed::Error::Mdb(MdbError::MapFull))) if self.may_turn() => {
                     self.turn_pages().map_err(|cause| self.judge(&cause))?;
                 }
+                // To remove takes pages, too; what has expired nobody is shown meanwhile.
+                Err(Failure::Lmdb(heed::Error::Mdb(MdbError::MapFull))) if self.expires > 0 => {
+                    self.expires /= 4;
+                }
                 Err(Failure::Lmdb(cause)) => return Err(self.judge(&cause)),
             }
         }
@@ -591,6 +606,7 @@ impl Loop {
             environment.env().clear_stale_readers()?;
         }
         let mut change = Change::begin(environment, databases, clock(), &**is_ours, *is_shared)?;
+        change.expire(self.expires)?;
         let takes_room = jobs.iter().any(|job| job.task.takes_room());
         if takes_room && self.is_reserve_all(&change)? {
             return Err(Failure::Reserve);
@@ -607,6 +623,7 @@ impl Loop {
         self.inner.holds.gone();
         self.inner.unannounced.add(touched);
         self.has_turned = false;
+        self.expires = (2 * self.expires).clamp(1, EXPIRED_MAX);
         if jobs.iter().any(|job| job.task.is_collection()) {
             self.inner.room.note_pause(started.elapsed());
         }
@@ -718,7 +735,7 @@ impl Task {
             Task::NoteServed { seqs } => (seqs.len(), 0),
             Task::Retry { .. } | Task::GiveUp { .. } | Task::Empty => (1, 0),
             Task::Offer { .. } | Task::Adopt { .. } => (BATCH_EVENTS_MAX, 0),
-            Task::StartOver | Task::ForgetArrivals | Task::Text { .. } => (1, 0),
+            Task::StartOver | Task::SpareAll | Task::ForgetArrivals | Task::Text { .. } => (1, 0),
         }
     }
 
@@ -794,6 +811,7 @@ impl Task {
                 *next.lock().expect("nobody panics holding it") = reached;
             }
             Task::StartOver => change.start_over()?,
+            Task::SpareAll => change.spare_all()?,
             Task::Revive { events } => events.iter().try_for_each(|new| change.revive(new))?,
             Task::Fill { events, as_of, is_stale } => match change.fill(events, *as_of)? {
                 Some(outcomes) => return Ok(outcomes),

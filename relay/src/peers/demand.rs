@@ -18,6 +18,13 @@ use event::{Filter, Kind, PublicKey, TagName, Timestamp};
 
 /// Values of one chunk: what is sent anew when one of them changes.
 const CHUNK_VALUES_MAX: usize = 256;
+/// Bytes of a tag value, beyond which it is not named: with the longest escapes a chunk of such values is
+/// still a message that any relay takes.
+const VALUE_BYTES_MAX: usize = 512;
+/// Kinds of one chunk. Beyond it all are asked for.
+const KINDS_MAX: usize = 512;
+/// Values of a chunk and its kinds.
+pub const CHUNK_PARTS_MAX: usize = CHUNK_VALUES_MAX + KINDS_MAX;
 /// Chunks in a plan. Beyond it the largest groups are widened to their kinds.
 pub const CHUNKS_MAX: usize = 64;
 /// The chunk of what was widened.
@@ -92,7 +99,9 @@ fn is_live(filter: &Filter, now: Timestamp) -> bool {
 fn open_piece(filter: &Filter, kinds: Vec<Kind>) -> Piece {
     let all = filter.all_tags.iter().map(|(name, values)| (*name, &values[..1]));
     let any = filter.tags.iter().map(|(name, values)| (*name, &values[..]));
-    let tag = all.chain(any).min_by_key(|(_, values)| values.len());
+    let is_short = |value: &String| value.len() <= VALUE_BYTES_MAX;
+    let named = all.chain(any).filter(|(_, values)| values.iter().all(is_short));
+    let tag = named.min_by_key(|(_, values)| values.len());
     let (field, values) = match (&filter.ids, tag, &filter.authors) {
         (Some(ids), ..) => (Field::Ids, texts(ids)),
         (None, Some((name, values)), _) => (Field::Tag(name), texts(values)),
@@ -140,6 +149,7 @@ impl Piece {
             kinds.dedup();
             kinds
         });
+        let kinds = kinds.filter(|kinds| kinds.len() <= KINDS_MAX || is_messages);
         values.sort_unstable();
         values.dedup();
         Piece { group: Group { field, kinds, is_messages }, values }
@@ -251,7 +261,8 @@ impl Wide {
     }
 
     fn filter(self) -> Filter {
-        let kinds = (!self.is_all).then(|| self.kinds.into_iter().collect());
+        let names_kinds = !self.is_all && self.kinds.len() <= KINDS_MAX;
+        let kinds = names_kinds.then(|| self.kinds.into_iter().collect());
         Filter { kinds, ..Filter::default() }
     }
 }
@@ -414,6 +425,30 @@ mod tests {
         let plan = filters_of(&mut demands);
         assert_eq!(plan.len(), 3, "{plan:?}");
         assert_eq!(plan[0], "{}");
+    }
+
+    #[test]
+    fn no_chunk_is_too_long_for_a_peer() {
+        let mut demands = Demands::default();
+        let long = "a".repeat(VALUE_BYTES_MAX + 1);
+        demands.add(&pieces(&format!(r##"{{"#t":["{long}"],"kinds":[1]}}"##), &[]));
+        let author = "aa".repeat(32);
+        let by = format!(r##"{{"#t":["b","{long}"],"authors":["{author}"]}}"##);
+        demands.add(&pieces(&by, &[]));
+        let kinds: Vec<String> = (1_100..2_000).map(|kind: u16| kind.to_string()).collect();
+        demands.add(&pieces(&format!(r##"{{"#l":["c"],"kinds":[{}]}}"##, kinds.join(",")), &[]));
+        let asked = filters_of(&mut demands);
+        assert_eq!(asked.len(), 3);
+        for filter in [r#"{"kinds":[1]}"#.into(), format!(r#"{{"authors":["{author}"]}}"#)] {
+            assert!(asked.contains(&filter), "{asked:?}");
+        }
+        assert!(asked.contains(&r##"{"#l":["c"]}"##.to_owned()), "{asked:?}");
+        let escaped: Vec<String> = (0..20_000)
+            .map(|number| format!("\"{number}{}\"", "\\u0001".repeat(VALUE_BYTES_MAX - 5)))
+            .collect();
+        let mut demands = Demands::default();
+        demands.add(&pieces(&format!(r##"{{"#t":[{}]}}"##, escaped[..1_000].join(",")), &[]));
+        assert!(filters_of(&mut demands).iter().all(|filter| filter.len() < 1 << 20));
     }
 
     #[test]

@@ -16,7 +16,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{Member, Members};
-use crate::{auth::RelayUrl, clock, identity::Identity, membership::Membership, metrics::Metrics};
+use crate::{
+    auth::RelayUrl,
+    clock,
+    identity::{Identity, is_one},
+    membership::Membership,
+    metrics::Metrics,
+};
 
 /// Somebody whom the directory did not list wants to be a peer: it is read again at once, but not more
 /// often than this.
@@ -108,10 +114,8 @@ impl Directory {
 
     fn publish(&self, entries: &[RelayEntry]) {
         let own = self.identity.public_key();
-        let listed = entries.iter().filter_map(member);
-        let all = self.configured.iter().cloned().chain(listed);
-        let all: BTreeMap<_, _> =
-            all.filter(|member| member.key != own).map(|member| (member.key, member)).collect();
+        let all = known(entries, &self.configured).filter(|member| member.key != own);
+        let all: BTreeMap<_, _> = all.map(|member| (member.key, member)).collect();
         self.metrics.peers_known.set(all.len() as i64);
         let all = Arc::new(all);
         let has_changed = self.members.send_if_modified(|before| {
@@ -125,9 +129,57 @@ impl Directory {
     }
 }
 
+/// Whom these name, the later ones over the earlier: a relay that another lists is where it says itself, and
+/// the operator knows best.
+fn known(entries: &[RelayEntry], configured: &[Member]) -> impl Iterator<Item = Member> {
+    let (mut own, mut of_others) = (Vec::new(), Vec::new());
+    for entry in entries {
+        if let Some(member) = member(entry) {
+            let is_own = is_one(&entry.who, &member.key);
+            if is_own { own.push(member) } else { of_others.push(member) }
+        }
+    }
+    of_others.into_iter().chain(own).chain(configured.to_vec())
+}
+
 /// An entry that leads somewhere.
 fn member(entry: &RelayEntry) -> Option<Member> {
     let key = pubkey_of(&entry.info.key).ok()?;
     entry.info.url.parse::<RelayUrl>().ok()?;
     Some(Member { url: entry.info.url.clone(), key })
+}
+
+#[cfg(test)]
+mod tests {
+    use candid::Principal;
+    use event::PublicKey;
+
+    use super::*;
+
+    fn entry(who: Principal, url: &str, key: PublicKey) -> RelayEntry {
+        let (version, key) = ("0".into(), ByteBuf::from(key.0));
+        let (connections, subscriptions, lag_ms) = (0, 0, 0);
+        let info = RelayInfo { url: url.into(), key, version, connections, subscriptions, lag_ms };
+        RelayEntry { who, info, first_seen: 0, last_seen: 0 }
+    }
+
+    #[test]
+    fn nobody_takes_the_place_of_a_relay_that_lists_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = Identity::open(folder.path()).unwrap();
+        let (key, relay) = (identity.public_key(), "wss://relay.example");
+        let other = Principal::management_canister();
+        let own = entry(identity.principal(), relay, key);
+        let foreign = entry(other, "wss://elsewhere.example", key);
+        let url_of = |entries: &[RelayEntry], configured: &[Member]| {
+            known(entries, configured).last().map(|member| member.url)
+        };
+        for entries in [[own.clone(), foreign.clone()], [foreign.clone(), own]] {
+            assert_eq!(url_of(&entries, &[]).as_deref(), Some(relay));
+        }
+        // The operator may list one that does not do so itself.
+        assert_eq!(url_of(std::slice::from_ref(&foreign), &[]).unwrap(), foreign.info.url);
+        let configured = Member { url: "ws://10.0.0.2".into(), key };
+        assert_eq!(url_of(&[foreign], std::slice::from_ref(&configured)), Some(configured.url));
+    }
 }

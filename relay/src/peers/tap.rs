@@ -42,7 +42,7 @@ use crate::{
     wire,
 };
 
-/// How long a peer may take to be connected to, and for each step of a greeting.
+/// How long a peer may take to be connected to, for a greeting, and to take what it is sent.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a silent peer is asked whether it is still there.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
@@ -50,8 +50,12 @@ const PING_INTERVAL: Duration = Duration::from_secs(15);
 const SILENCE_MAX: Duration = Duration::from_secs(40);
 /// Events of one peer on their way into L1. Beyond it nothing is read from it.
 const EVENTS_MAX: usize = 64;
-/// Events a second of one peer; beyond it nothing is read from it either.
-const EVENTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(5_000).expect("it is not 0");
+/// Frames a second of one peer; beyond it nothing is read from it either.
+const FRAMES_PER_SECOND: NonZeroU32 = NonZeroU32::new(5_000).expect("it is not 0");
+/// Challenges that are answered in one greeting: one comes with the connection, one with the question.
+const CHALLENGES_MAX: u32 = 4;
+/// Characters of what a peer gives as its reason.
+const REASON_CHARS_MAX: usize = 200;
 /// Events that a peer may send and nobody can have signed.
 const FORGED_MAX: u32 = 8;
 /// How long one is left alone who sent more.
@@ -77,6 +81,14 @@ enum Broken {
     NotItself,
     #[error("it sends events that nobody signed")]
     Lies,
+}
+
+impl Broken {
+    /// In words that are a peer's: short, and safe to show.
+    fn refused(reason: &str) -> Broken {
+        let plain = reason.chars().filter(|char| !char.is_control());
+        Broken::Refused(plain.take(REASON_CHARS_MAX).collect())
+    }
 }
 
 /// The tap on one peer.
@@ -146,11 +158,11 @@ impl PeerTap {
             asked: HashMap::new(),
             relay: self.relay.clone(),
             places: Arc::new(Semaphore::new(EVENTS_MAX)),
-            rate: RateLimiter::direct(Quota::per_second(EVENTS_PER_SECOND)),
+            rate: RateLimiter::direct(Quota::per_second(FRAMES_PER_SECOND)),
             taken: JoinSet::new(),
             forged: 0,
         };
-        tap.greet(&self.member).await?;
+        in_time(tap.greet(&self.member)).await??;
         info!(url = %self.member.url, key = %self.member.key, "peer up");
         let Member { url, key } = &self.member;
         self.relay.deliveries.note(Fact::PeerUp { peer: *key, url });
@@ -182,11 +194,15 @@ impl Open {
         let name = greeting(&nonce);
         let ask = json!(["REQ", name, { "kinds": [AUTH], "limit": 0 }]).to_string();
         self.send(ask.clone()).await?;
-        let mut is_proven = false;
+        let (mut is_proven, mut challenges) = (false, 0);
         loop {
-            let text = in_time(self.receive()).await??;
+            let text = self.receive().await?;
             match Said::read(&text) {
                 Said::Auth(challenge) => {
+                    challenges += 1;
+                    if challenges > CHALLENGES_MAX {
+                        return Err(Broken::Refused("it does not stop asking who we are".into()));
+                    }
                     let relay = ["relay".into(), member.url.clone()];
                     let challenge = ["challenge".into(), challenge];
                     let identity = &self.relay.identity;
@@ -194,12 +210,12 @@ impl Open {
                     self.send(format!("[\"AUTH\",{}]", answer.to_json())).await?;
                 }
                 Said::Ok(true, _) => self.send(ask.clone()).await?,
-                Said::Ok(false, reason) => return Err(Broken::Refused(reason)),
+                Said::Ok(false, reason) => return Err(Broken::refused(&reason)),
                 // One that wants to know who asks follows what is to be signed.
                 Said::Closed(id, reason)
                     if id == name && !reason.starts_with(wire::AUTH_REQUIRED) =>
                 {
-                    return Err(Broken::Refused(reason));
+                    return Err(Broken::refused(&reason));
                 }
                 Said::Event(id, json) if id == name => {
                     is_proven = proves(json, member, &nonce);
@@ -249,14 +265,9 @@ impl Open {
         }
     }
 
-    /// Asks for what is new in the plan, and no more for what is not in it any more.
+    /// Asks for what is new in the plan, and then no more for what is not in it any more: what moves from one
+    /// chunk to another is asked for all the time.
     async fn ask_for(&mut self, plan: &Plan) -> Result<(), Broken> {
-        let over: Vec<ChunkId> =
-            self.asked.keys().filter(|chunk| !plan.contains_key(chunk)).copied().collect();
-        for chunk in over {
-            self.asked.remove(&chunk);
-            self.send(json!(["CLOSE", chunk_name(chunk)]).to_string()).await?;
-        }
         for (chunk, filter) in plan {
             let before = self.asked.insert(*chunk, filter.clone());
             if before.is_some_and(|before| Arc::ptr_eq(&before, filter) || before == *filter) {
@@ -265,16 +276,22 @@ impl Open {
             let filter = Filter { limit: Some(0), ..(**filter).clone() };
             self.send(json!(["REQ", chunk_name(*chunk), filter]).to_string()).await?;
         }
+        let over: Vec<ChunkId> =
+            self.asked.keys().filter(|chunk| !plan.contains_key(chunk)).copied().collect();
+        for chunk in over {
+            self.asked.remove(&chunk);
+            self.send(json!(["CLOSE", chunk_name(chunk)]).to_string()).await?;
+        }
         Ok(())
     }
 
     async fn hear(&mut self, text: &str) -> Result<(), Broken> {
+        self.rate.until_ready().await;
         match Said::read(text) {
             Said::Event(id, json) => {
                 let wanted = chunk_of(&id).and_then(|chunk| self.asked.get(&chunk)).cloned();
                 // Without: it was asked for a moment ago.
                 let Some(wanted) = wanted else { return Ok(()) };
-                self.rate.until_ready().await;
                 let place = self.place().await?;
                 let (relay, json) = (self.relay.clone(), json.to_owned());
                 self.taken.spawn(async move {
@@ -284,7 +301,7 @@ impl Open {
                 });
                 Ok(())
             }
-            Said::Closed(_, reason) => Err(Broken::Refused(reason)),
+            Said::Closed(_, reason) => Err(Broken::refused(&reason)),
             _ => Ok(()),
         }
     }

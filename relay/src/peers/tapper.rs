@@ -52,17 +52,22 @@ struct Table {
 
 /// What one subscription wants.
 struct Wanted {
-    filters: Vec<Filter>,
+    filters: Arc<[Filter]>,
     sight: Sight,
-    /// What it came to when it was added to the sum.
+    /// What it came to when it was added to the sum, each once.
     pieces: Vec<Piece>,
 }
 
-impl Wanted {
-    fn pieces(&self) -> Vec<Piece> {
-        let guarded = &self.sight.terms().guarded_kinds;
-        pieces_of(&self.filters, &self.sight.keys(), guarded, clock::now())
+/// What these filters come to for one who sees this.
+fn pieces(filters: &[Filter], sight: &Sight) -> Vec<Piece> {
+    let all = pieces_of(filters, &sight.keys(), &sight.terms().guarded_kinds, clock::now());
+    let mut pieces: Vec<Piece> = Vec::with_capacity(all.len());
+    for piece in all {
+        if !pieces.contains(&piece) {
+            pieces.push(piece);
+        }
     }
+    pieces
 }
 
 /// A demand. Dropped, it is withdrawn.
@@ -95,14 +100,17 @@ impl Tapper {
 
     /// Somebody wants what matches these filters, as long as it keeps the answer.
     pub fn demand(self: &Arc<Self>, filters: &[Filter], sight: &Sight) -> Demand {
+        // Long filters take their time: nobody waits for that.
+        let had_peers = self.lock().has_peers;
+        let found = if had_peers { pieces(filters, sight) } else { Vec::new() };
         let mut wanted =
-            Wanted { filters: filters.to_vec(), sight: sight.clone(), pieces: Vec::new() };
+            Wanted { filters: filters.into(), sight: sight.clone(), pieces: Vec::new() };
         let mut table = self.lock();
         table.next += 1;
         let number = table.next;
         if table.has_peers {
-            wanted.pieces = wanted.pieces();
-            table.demands.add(&wanted.pieces);
+            let found = if had_peers { found } else { pieces(filters, sight) };
+            wanted.turn_to(found, &mut table.demands);
             self.changed.notify_one();
         }
         table.wanted.insert(number, wanted);
@@ -122,13 +130,21 @@ impl Tapper {
 
     /// One who sees has shown another key: more may be for it.
     pub fn look_again(&self, sight: &Sight) {
-        let mut table = self.lock();
-        if !table.has_peers {
-            return;
-        }
-        let Table { wanted, demands, .. } = &mut *table;
-        for wanted in wanted.values_mut().filter(|wanted| wanted.sight.is_same(sight)) {
-            wanted.add_to(demands);
+        let theirs: Vec<(u64, Arc<[Filter]>)> = {
+            let table = self.lock();
+            if !table.has_peers {
+                return;
+            }
+            let theirs = table.wanted.iter().filter(|(_, wanted)| wanted.sight.is_same(sight));
+            theirs.map(|(number, wanted)| (*number, wanted.filters.clone())).collect()
+        };
+        for (number, filters) in theirs {
+            let found = pieces(&filters, sight);
+            let mut table = self.lock();
+            let Table { wanted, demands, has_peers, .. } = &mut *table;
+            if let (Some(wanted), true) = (wanted.get_mut(&number), *has_peers) {
+                wanted.turn_to(found, demands);
+            }
         }
         self.changed.notify_one();
     }
@@ -142,11 +158,8 @@ impl Tapper {
         table.has_peers = has_peers;
         let Table { wanted, demands, .. } = &mut *table;
         for wanted in wanted.values_mut() {
-            if has_peers {
-                wanted.add_to(demands);
-            } else {
-                demands.remove(&std::mem::take(&mut wanted.pieces));
-            }
+            let found = if has_peers { pieces(&wanted.filters, &wanted.sight) } else { Vec::new() };
+            wanted.turn_to(found, demands);
         }
         self.changed.notify_one();
     }
@@ -191,11 +204,16 @@ impl Tapper {
 }
 
 impl Wanted {
-    /// Adds it to the sum, in place of what it came to before.
-    fn add_to(&mut self, demands: &mut Demands) {
-        let pieces = self.pieces();
-        demands.add(&pieces);
-        demands.remove(&std::mem::replace(&mut self.pieces, pieces));
+    /// Adds to the sum what it comes to now, in place of what it came to before.
+    fn turn_to(&mut self, pieces: Vec<Piece>, demands: &mut Demands) {
+        let before = std::mem::take(&mut self.pieces);
+        for piece in pieces.iter().filter(|piece| !before.contains(piece)) {
+            demands.add(std::slice::from_ref(piece));
+        }
+        for piece in before.iter().filter(|piece| !pieces.contains(piece)) {
+            demands.remove(std::slice::from_ref(piece));
+        }
+        self.pieces = pieces;
     }
 }
 

@@ -53,6 +53,8 @@ struct Account {
 struct Reserved {
     bytes: u64,
     of: Vec<Whose>,
+    /// How many bring it at the moment.
+    bearers: usize,
     /// Where it is in L1, once that is known.
     seq: Option<Seq>,
 }
@@ -129,18 +131,29 @@ impl Books {
             }
         }
         // Twice at a time it is stored once.
-        if self.reserved.contains_key(&message.id) {
+        if let Some(reserved) = self.reserved.get_mut(&message.id) {
+            reserved.bearers += 1;
             return Ok(());
         }
         let of: Vec<Whose> = limits.iter().map(|limit| limit.whose).collect();
         for whose in &of {
             self.account(*whose).reserved += message.bytes;
         }
-        self.reserved.insert(message.id, Reserved { bytes: message.bytes, of, seq: None });
+        let reserved = Reserved { bytes: message.bytes, of, bearers: 1, seq: None };
+        self.reserved.insert(message.id, reserved);
         Ok(())
     }
 
-    pub fn release(&mut self, id: &EventId) {
+    /// One who brought it has not stored it. Others may still.
+    pub fn give_back(&mut self, id: &EventId) {
+        let Some(reserved) = self.reserved.get_mut(id) else { return };
+        reserved.bearers = reserved.bearers.saturating_sub(1);
+        if reserved.bearers == 0 && reserved.seq.is_none() {
+            self.release(id);
+        }
+    }
+
+    fn release(&mut self, id: &EventId) {
         if let Some(Reserved { bytes, of, .. }) = self.reserved.remove(id) {
             for whose in of {
                 if let Some(account) = self.accounts.get_mut(&whose) {

@@ -90,7 +90,7 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         if !self.is_taken {
-            self.quotas.books().release(&self.id);
+            self.quotas.books().give_back(&self.id);
         }
     }
 }

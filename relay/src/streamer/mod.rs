@@ -17,7 +17,7 @@ mod page;
 
 use std::{collections::HashSet, ops::ControlFlow, pin::pin, sync::Arc};
 
-use event::{EventId, Filter, Timestamp, Verified};
+use event::{EventId, Filter, Packed, Timestamp, Verified};
 use index::{Cursor, Matcher, Scan};
 use store::{Hold, ReadError, Seq};
 use tokio::{
@@ -80,6 +80,8 @@ struct Owed {
     sent: Option<HashSet<EventId>>,
     /// How often L2 was asked in vain: it is all given up again before it is read.
     tries: u32,
+    /// Whether something may be missing that L2 will not give.
+    is_partial: bool,
 }
 
 /// What the pages of an answer stand on.
@@ -189,7 +191,8 @@ impl Streamer {
                 late = self.revival.fetch_patiently(&owed.ids), if !owed.ids.is_empty() => {
                     info!(subscription = %self.id, asked = owed.ids.len(), came = late.len(), "late events");
                     owed.ids.clear();
-                    self.send_whole(late.values()).await?;
+                    let late = self.still_shown(late).await?;
+                    self.send_whole(&late).await?;
                 }
                 hold = self.settle_late(), if owed.is_unsettled => {
                     let ground = Ground { horizon, hold };
@@ -203,6 +206,23 @@ impl Streamer {
         Ok(behind.await)
     }
 
+    /// Those that still belong into the answer: L2 may have been away for hours.
+    async fn still_shown(&self, late: Whole) -> Result<Vec<Verified>, End> {
+        let sight = self.sight.clone();
+        let read = self.reads.read(Turn::Further, move |store, _| {
+            let mut shown = Vec::new();
+            for event in late.into_values() {
+                let packed = event.pack();
+                let is_shown = Packed::trusted(&packed).is_ok_and(|event| sight.shows(&event));
+                if is_shown && store.lets_in(&event)? {
+                    shown.push(event);
+                }
+            }
+            Ok(shown)
+        });
+        Ok(read.await.ok_or(End::Gone)??)
+    }
+
     /// Sees to it that L1 has what is asked for, if L2 is quick; else that is owed. Returns a hold on it, if
     /// the answer can be held to that.
     async fn settle(&self, owed: &mut Owed) -> Option<Arc<Hold>> {
@@ -211,8 +231,13 @@ impl Streamer {
             owed.tries += 1;
             let hold = self.reads.hold();
             let deadline = Instant::now() + self.revival.patience;
-            if inquiry.settle_until(&self.filters, deadline).await == Settled::Yes {
-                return Some(Arc::new(hold));
+            match inquiry.settle_until(&self.filters, &self.sight, deadline).await {
+                Settled::Yes => return Some(Arc::new(hold)),
+                Settled::NotYet => {}
+                Settled::Never => {
+                    owed.is_partial = true;
+                    return None;
+                }
             }
             // It has waited long enough.
             owed.deadline = Some(deadline);
@@ -227,7 +252,7 @@ impl Streamer {
     async fn settle_late(&self) -> Option<Arc<Hold>> {
         let inquiry = self.inquiry.as_ref()?;
         let hold = self.reads.hold();
-        inquiry.settle_patiently(&self.filters).await;
+        inquiry.settle_patiently(&self.filters, &self.sight).await;
         Some(Arc::new(hold))
     }
 
@@ -275,7 +300,8 @@ impl Streamer {
             is_all_found &= self.send_found(filter, owed).await?;
         }
         let is_alone = self.inquiry.as_ref().is_some_and(|inquiry| inquiry.is_cut_off());
-        let is_owed = is_alone || owed.is_unsettled || !owed.ids.is_empty() || !is_all_found;
+        let is_owed = is_alone || owed.is_partial || owed.is_unsettled || !owed.ids.is_empty();
+        let is_owed = is_owed || !is_all_found;
         let is_cut = !is_owed && self.is_cut(end, horizon).await?;
         let hint = if is_owed || is_cut { Completeness::More } else { Completeness::Finish };
         Ok((horizon, hint))
@@ -482,8 +508,10 @@ impl Streamer {
     /// Waits while the client is slow: stored events are never dropped.
     async fn send_event(&self, json: &str) -> Result<(), End> {
         let frame = wire::event(&self.id, json);
-        self.backlog.queue(frame.len()).await;
-        self.send(Frame::Stored(frame)).await
+        let room = self.backlog.room(frame.len()).await;
+        self.send(Frame::Stored(frame)).await?;
+        room.take();
+        Ok(())
     }
 
     async fn send(&self, frame: Frame) -> Result<(), End> {

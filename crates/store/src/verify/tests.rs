@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use event::{Verified, twin::Author};
 use heed::RwTxn;
+use index::tombstone;
 use tempfile::TempDir;
 
 use super::*;

@@ -10,8 +10,8 @@ use std::{
 
 use event::{EventId, Filter, Kind, Packed, Timestamp, Verified, twin::Author};
 use store::{
-    Collector, Layer2Change, Occasion, Options, Origin, Policy, Seq, Settlement, Store, WriteError,
-    Writer,
+    Collector, Layer2Change, Occasion, Options, Origin, Outcome, Policy, Seq, Settlement, Store,
+    WriteError, Writer,
 };
 
 use crate::{all, bodies, cache, everything, folder, note, open, options, outbox, query, stubs};
@@ -307,6 +307,88 @@ async fn another_l2_gets_all_bodies_and_stubs_are_forgotten() {
     let held = |event: &Verified| Layer2Change::Held(event.id);
     writer.apply_layer2(events[600..].iter().map(held).collect(), 9).await.unwrap();
     assert_eq!(outbox(&store).len(), 100);
+}
+
+#[tokio::test]
+async fn while_another_l2_is_turned_to_nothing_is_given_up() {
+    let folder = folder();
+    let (store, writer) = open(folder.path());
+    let events = notes(300);
+    writer.put_all(events.clone(), Origin::Layer2).await.unwrap();
+    writer.spare_all().await.unwrap();
+    let mut collector = Collector::new(store.clone(), writer.clone(), everything());
+    collector.collect(store.next_seq(), Occasion::Routine).await.unwrap();
+    assert_eq!((bodies(&store).len(), stubs(&store)), (300, vec![]));
+    // It outlives the process, and ends when all that is here is on its way.
+    drop(collector);
+    writer.stop().await;
+    drop(store);
+    let (store, writer) = open(folder.path());
+    let mut collector = Collector::new(store.clone(), writer.clone(), everything());
+    collector.collect(store.next_seq(), Occasion::Routine).await.unwrap();
+    assert_eq!(stubs(&store), vec![]);
+    writer.turn_to_other_layer2().await.unwrap();
+    assert_eq!(outbox(&store).len(), 300);
+    let sent = outbox(&store).into_iter().map(|(seq, _)| (seq, Settlement::Gone)).collect();
+    writer.settle(sent).await.unwrap();
+    collector.collect(store.next_seq(), Occasion::Routine).await.unwrap();
+    assert_eq!(stubs(&store).len(), 300);
+}
+
+#[tokio::test]
+async fn however_much_expires_at_once_a_limited_store_goes_on_taking_events() {
+    let folder = folder();
+    let (store, writer, clock) = open_limited(folder.path());
+    let expiring = |number: u64| {
+        let content = "x".repeat(100);
+        let tags: [&[&str]; 2] = [&["t", &format!("{}", number % 97)], &["expiration", "9000"]];
+        Author::new((number % 50) as u8).sign(1_000 + number * 7_919 % 5_000, 1, &tags, &content)
+    };
+    let mut kept = 0;
+    loop {
+        let events = (kept..kept + 100).map(expiring).collect();
+        match writer.put_all(events, Origin::Layer2).await {
+            Ok(_) => kept += 100,
+            Err(cause) => break assert_eq!(cause, WriteError::Full),
+        }
+    }
+    assert!(kept > 5_000, "{kept}");
+    clock.store(9_000, Ordering::Relaxed);
+    let mut collector = Collector::new(store.clone(), writer.clone(), alone());
+    let fresh = (0..50).map(|number| Author::new(1).sign(8_000 + number, 1, &[], "fresh"));
+    let fresh: Vec<Verified> = fresh.collect();
+    for event in &fresh {
+        collecting(&store, &mut collector, writer.put(event.clone(), Origin::Layer2))
+            .await
+            .unwrap();
+    }
+    let held = query(&store, &[Filter::default()], 1_000);
+    let newest_first: Vec<EventId> = ids(&fresh).into_iter().rev().collect();
+    assert_eq!(held.iter().map(|event| event.id).collect::<Vec<_>>(), newest_first);
+}
+
+#[tokio::test]
+async fn a_version_that_has_expired_stands_in_no_ones_way() {
+    let folder = folder();
+    let (store, writer, clock) = open_limited(folder.path());
+    let article = |date: u64, tags: &[&[&str]]| {
+        let tags = [&[&["d", "wells"][..]], tags].concat();
+        Author::new(1).sign(date, 30_023, &tags, "")
+    };
+    // More expires than one transaction removes, and this comes last.
+    let others = (0..2_000).map(|number| {
+        let date = format!("{}", 7_000 + number);
+        Author::new(2).sign(1_000 + number, 1, &[&["expiration", &date]], "")
+    });
+    writer.put_all(others.collect(), Origin::Layer2).await.unwrap();
+    let newer = article(2_000, &[&["expiration", "9999"]]);
+    writer.put(newer, Origin::Layer2).await.unwrap();
+    clock.store(10_000, Ordering::Relaxed);
+    let older = article(1_500, &[]);
+    let outcome = writer.put(older.clone(), Origin::Layer2).await.unwrap();
+    assert!(matches!(outcome, Outcome::Saved(_)), "{outcome:?}");
+    let held = query(&store, &[Filter::default()], 10);
+    assert_eq!(held.iter().map(|event| event.id).collect::<Vec<_>>(), [older.id]);
 }
 
 #[tokio::test]
