@@ -13,6 +13,11 @@ impl Network {
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.0.contains(&ip)
     }
+
+    /// Whether all of the other is in it.
+    pub fn covers(&self, other: &Network) -> bool {
+        self.0.contains(&other.0)
+    }
 }
 
 impl FromStr for Network {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use store::Store;
 
 use crate::{
-    access::{Noted, Role},
+    access::{Access, Noted, Role},
     identity::key_of,
     local::KindRange,
     moderation::{Decisions, Moderator},
@@ -118,13 +118,32 @@ impl Call {
         }
         let params = Params(&self.params);
         office.moderator.decide(decision(name, &params)?)?;
-        if name == "unbanpubkey" {
-            let terms = office.moderator.in_force().load_full();
-            let is_banned = terms.access.banned_keys.contains_key(&params.key()?);
-            ensure!(!is_banned, "the configuration bans this key: allowpubkey overrules that");
-        }
+        check_effect(&office.moderator.in_force().load().access, name, &params)?;
         Ok(json!(true))
     }
+}
+
+/// Whether what was taken back is in force no more. Else the error says what keeps it there.
+fn check_effect(access: &Access, method: &str, params: &Params<'_>) -> anyhow::Result<()> {
+    match method {
+        "unbanpubkey" => {
+            let is_banned = access.banned_keys.contains_key(&params.key()?);
+            ensure!(!is_banned, "the configuration bans this key: allowpubkey overrules that");
+        }
+        "unallowpubkey" => {
+            let is_allowed = access.allowed_keys.contains_key(&params.key()?);
+            ensure!(!is_allowed, "the configuration allows this key: banpubkey overrules that");
+        }
+        "unblockip" => {
+            let unblocked = params.network()?;
+            let blocked = access.blocked_ips.keys().find(|blocked| blocked.covers(&unblocked));
+            if let Some(blocked) = blocked {
+                bail!("{blocked} is still blocked, and this is part of it");
+            }
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// What a method says that decides nothing itself.

@@ -245,16 +245,17 @@ impl Outbox {
             // What stands in the way there is not here yet, and ours is gone.
             self.own.ring();
         }
-        let now = Millis::now();
+        let (now, mut taken) = (Millis::now(), 0);
         for (row, word) in &said {
-            let lag_ms = now.0.saturating_sub(row.since.0);
-            self.metrics.outbox_lag_seconds.observe(lag_ms as f64 / 1e3);
             self.waiters.tell(&row.event, word);
+            // What it was not asked about says nothing of L2.
+            if !matches!(word, Said::Local | Said::Banned) {
+                let lag_ms = now.0.saturating_sub(row.since.0);
+                self.metrics.outbox_lag_seconds.observe(lag_ms as f64 / 1e3);
+                taken += 1;
+            }
         }
         info!(events = said.len(), took_ms = started.elapsed().as_millis() as u64, "outbox pushed");
-        // What it was not asked about says nothing of L2.
-        let is_of_l2 = |word: &Said| !matches!(word, Said::Local | Said::Banned);
-        let taken = said.iter().filter(|(_, word)| is_of_l2(word)).count();
         Ended::Answered { taken, early, later }
     }
 

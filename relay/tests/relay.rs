@@ -639,7 +639,7 @@ async fn small_relay(l2: &FakeL2) -> TestRelay {
     let folder = tempfile::tempdir().unwrap();
     let change = |config: &mut aquifer::config::Config| {
         config.cache = Some(cache);
-        config.layer2_timeout = Duration::from_millis(200);
+        config.layer2_timeout = Duration::from_secs(1);
     };
     TestRelay::start_with(folder, Some(l2.clone()), change).await
 }

@@ -140,9 +140,7 @@ impl Streamer {
         let _demand = self.tapper.demand(&self.filters, &self.sight);
         let may_find_twice = !searches.is_empty() && searches.len() + self.filters.len() > 1;
         let places = may_find_twice.then(HashSet::new);
-        let may_lack = self.inquiry.as_ref().is_some_and(|inquiry| !inquiry.has_all());
-        let sent = may_lack.then(HashSet::new);
-        let mut owed = Owed { places, sent, ..Owed::default() };
+        let mut owed = Owed { places, ..Owed::default() };
         let (horizon, hint) = self.send_stored(&searches, &mut owed).await?;
         owed.places = None;
         if !owed.is_unsettled {
@@ -287,6 +285,8 @@ impl Streamer {
         owed: &mut Owed,
     ) -> Result<(Seq, Completeness), End> {
         let hold = self.settle(owed).await;
+        let has_all = self.inquiry.as_ref().is_none_or(|inquiry| inquiry.has_all());
+        owed.sent = (owed.is_unsettled || !has_all).then(HashSet::new);
         let horizon = self.reads.horizon();
         let (mut ground, scan) = (Ground { horizon, hold }, self.scan());
         let mut read = self.next_page(scan, Turn::First, &mut ground, owed).await?;

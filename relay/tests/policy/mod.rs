@@ -118,9 +118,15 @@ async fn nip_86_an_admin_bans_and_allows_at_once_and_for_good() {
     assert!(client.events_until_eose("by id").await.is_empty());
     assert_eq!(client.count(&[json!({"kinds": [1]})]).await["count"], 1);
 
-    result(call(&admin, relay, "banevent", json!([good.id.to_string()])).await);
+    result(call(&admin, relay, "banevent", json!([good.id.to_string(), "rude"])).await);
     client.req("all", &[json!({})]).await;
     assert!(client.events_until_eose("all").await.is_empty());
+    let listed = result(call(&admin, relay, "listbannedevents", json!([])).await);
+    assert_eq!(listed, json!([{"id": good.id.to_string(), "reason": "rude"}]));
+    // Nor is it any good to publish it once more.
+    for banned in [&good, &spam] {
+        client.publish(banned).await.expect_refused("blocked: ");
+    }
     result(call(&admin, relay, "allowevent", json!([good.id.to_string()])).await);
     result(call(&admin, relay, "unbanpubkey", json!([key(&spammer)])).await);
     client.req("all", &[json!({})]).await;
@@ -136,6 +142,58 @@ async fn nip_86_an_admin_bans_and_allows_at_once_and_for_good() {
     let relay = TestRelay::start_with(relay.stop().await, None, |_| {}).await;
     relay.client().await.publish(&reaction).await.expect_refused("blocked: ");
     relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nip_86_what_is_decided_is_listed_and_can_be_taken_back() {
+    let (admin, ann, bob) = (Author::new(1), Author::new(2), Author::new(3));
+    let text = format!(
+        "admins = ['{}']\nwriters = 'allowed'\nallowed_keys = ['{}']\nallowed_kinds = [1, 7]\n\
+         blocked_ips = ['203.0.113.0/24']\ntrusted_proxies = ['127.0.0.1']\n",
+        key(&admin),
+        key(&bob)
+    );
+    let configured = Configured::start(&text).await;
+    let relay = &configured.relay;
+    let say = async |method: &str, params: Value| result(call(&admin, relay, method, params).await);
+    let mut client = relay.client().await;
+
+    client.publish(&note(&ann, 1_000)).await.expect_refused("restricted: ");
+    assert_eq!(say("allowpubkey", json!([key(&ann), "a friend"])).await, json!(true));
+    client.publish(&note(&ann, 1_000)).await.expect_ok();
+    let allowed = say("listallowedpubkeys", json!([])).await;
+    assert!(
+        allowed.as_array().unwrap().contains(&json!({"pubkey": key(&ann), "reason": "a friend"}))
+    );
+    say("unallowpubkey", json!([key(&ann)])).await;
+    client.publish(&note(&ann, 1_001)).await.expect_refused("restricted: ");
+    let (_, said) = call(&admin, relay, "unallowpubkey", json!([key(&bob)])).await;
+    assert!(said["error"].as_str().unwrap().contains("configuration"), "{said}");
+
+    let article = bob.sign(1_000, 30_023, &[&["d", "wells"]], "");
+    client.publish(&article).await.expect_refused("blocked: ");
+    say("allowkind", json!([30_023])).await;
+    client.publish(&article).await.expect_ok();
+    say("disallowkind", json!([7])).await;
+    assert_eq!(say("listallowedkinds", json!([])).await, json!([1, 30_023]));
+    client.publish(&bob.sign(1_001, 7, &[], "+")).await.expect_refused("blocked: ");
+    assert_eq!(say("listdisallowedkinds", json!([])).await, json!([]));
+
+    let from = async |ip: &str| relay.client_with(&[("X-Forwarded-For", ip)]).await.err();
+    say("blockip", json!(["198.51.100.1", "flood"])).await;
+    assert_eq!(from("198.51.100.1").await, Some(403));
+    let blocked = say("listblockedips", json!([])).await;
+    assert!(
+        blocked.as_array().unwrap().contains(&json!({"ip": "198.51.100.1", "reason": "flood"}))
+    );
+    say("unblockip", json!(["198.51.100.1"])).await;
+    assert_eq!(from("198.51.100.1").await, None);
+    let (_, said) = call(&admin, relay, "unblockip", json!(["203.0.113.7"])).await;
+    assert!(said["error"].as_str().unwrap().contains("203.0.113.0/24"), "{said}");
+    assert_eq!(from("203.0.113.7").await, Some(403));
+    say("unblockip", json!(["203.0.113.0/24"])).await;
+    assert_eq!(from("203.0.113.7").await, None);
+    configured.relay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -278,20 +336,82 @@ async fn an_address_that_a_trusted_proxy_forwards_has_its_own_limits() {
     assert_eq!(from("192.0.2.1, 198.51.100.1").await.err(), Some(429));
     let mut other = from("198.51.100.2").await.unwrap();
     let ann = Author::new(1);
-    for at in 0..10 {
-        quick.publish(&note(&ann, 1_000 + at)).await.expect_ok();
+    // One more each second.
+    let mut at = 1_000;
+    while quick.publish(&note(&ann, at)).await.accepted {
+        at += 1;
     }
-    quick.publish(&note(&ann, 1_010)).await.expect_refused("rate-limited: ");
-    other.publish(&note(&ann, 1_010)).await.expect_ok();
-    for at in 0..10 {
-        quick.req(&format!("{at}"), &[json!({"limit": 1})]).await;
-        quick.events_until_eose(&format!("{at}")).await;
-    }
-    quick.req("more", &[json!({"limit": 1})]).await;
-    assert!(quick.closed("more").await.starts_with("rate-limited: "));
+    assert!((1_010..1_030).contains(&at), "{at}");
+    quick.publish(&note(&ann, 1_000)).await.expect_refused("rate-limited: ");
+    other.publish(&note(&ann, 900)).await.expect_ok();
+    let mut asked = 0;
+    let why = loop {
+        quick.req("more", &[json!({"limit": 0})]).await;
+        let said = quick.next_frame().await;
+        match said[0].as_str() {
+            Some("CLOSED") => break said[2].as_str().unwrap().to_owned(),
+            Some("EOSE") => asked += 1,
+            _ => {}
+        }
+    };
+    assert!(why.starts_with("rate-limited: ") && (10..30).contains(&asked), "{asked}: {why}");
     drop((quick, _second));
     // Both places come free.
     relay.wait_for(async || from("198.51.100.1").await.is_ok()).await;
+    configured.relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_address_is_blocked_meanwhile_is_cut_off_and_owners_say_so() {
+    let configured = Configured::start("trusted_proxies = ['127.0.0.1']\n").await;
+    let from = async |ip: &str| configured.relay.client_with(&[("X-Forwarded-For", ip)]).await;
+    let (mut bad, mut good) =
+        (from("198.51.100.1").await.unwrap(), from("198.51.100.2").await.unwrap());
+    bad.publish(&note(&Author::new(1), 1_000)).await.expect_ok();
+    assert!(configured.admin(&["ip", "block", "198.51.100.1"]).await.status.success());
+    bad.send(json!(["REQ", "all", {}])).await;
+    assert_eq!(bad.close_code().await, Some(1008));
+    assert_eq!(from("198.51.100.1").await.err(), Some(403));
+    good.publish(&note(&Author::new(1), 1_001)).await.expect_ok();
+    assert!(configured.admin(&["ip", "unblock", "198.51.100.1"]).await.status.success());
+    assert!(from("198.51.100.1").await.is_ok());
+    configured.relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_subscriptions_of_one_address_are_bounded_in_what_they_hold() {
+    let text = "trusted_proxies = ['127.0.0.1']\nip_requests_per_second = 0\n";
+    let configured = Configured::start(text).await;
+    let from = async |ip: &str| configured.relay.client_with(&[("X-Forwarded-For", ip)]).await;
+    let (mut many, mut other) =
+        (from("198.51.100.1").await.unwrap(), from("198.51.100.2").await.unwrap());
+    let values: Vec<String> = (0..12_000).map(|number| format!("{number:064}")).collect();
+    let long = json!({"#t": values, "limit": 0});
+    let mut open = Vec::new();
+    let why = loop {
+        let name = open.len().to_string();
+        many.req(&name, std::slice::from_ref(&long)).await;
+        let said = many.next_frame().await;
+        if said[0] == "CLOSED" {
+            break said[2].as_str().unwrap().to_owned();
+        }
+        open.push(name);
+    };
+    assert!(why.starts_with("rate-limited: ") && open.len() < 20, "{}: {why}", open.len());
+    // A short one takes hardly anything, and others have room of their own.
+    many.req("short", &[json!({"limit": 0})]).await;
+    many.events_until_eose("short").await;
+    other.req("long", std::slice::from_ref(&long)).await;
+    other.events_until_eose("long").await;
+    for name in open {
+        many.send(json!(["CLOSE", name])).await;
+    }
+    let again = async || {
+        let mut client = from("198.51.100.1").await.unwrap();
+        client.req("again", std::slice::from_ref(&long)).await;
+        client.next_frame().await[0] == "EOSE"
+    };
+    configured.relay.wait_for(again).await;
     configured.relay.stop().await;
 }
 
@@ -307,6 +427,8 @@ for line in sys.stdin:
         assert asked["sourceType"] == "IP4" and asked["sourceInfo"] == "127.0.0.1"
         if event["content"] == "bad":
             said.update(action="reject", msg="blocked: not here")
+        elif event["content"] == "who":
+            said.update(action="reject", msg="auth-required: who are you?")
         elif event["content"] == "shadow":
             said.update(action="shadowReject")
         elif event["content"] == "silence":
@@ -349,6 +471,10 @@ async fn a_write_policy_of_strfrys_kind_decides_about_each_event() {
     relay.wait_for(async || relay.client().await.publish(&good).await.accepted).await;
     client.publish(&say(1_001, "bad")).await.expect_refused("blocked: not here");
     client.publish(&say(1_002, "shadow")).await.expect_ok();
+    // Who has to say who it is, is told what to sign.
+    client.send(json!(["EVENT", crate::harness::value_of(&say(1_008, "who"))])).await;
+    assert!(!client.challenge().await.is_empty());
+    client.ok().await.expect_refused("auth-required: who are you?");
     // Both are answered when both were asked, and the later one first: two are under way at a time.
     client.send(json!(["EVENT", crate::harness::value_of(&say(1_003, "hold"))])).await;
     relay.client().await.publish(&say(1_004, "hold")).await.expect_ok();

@@ -375,6 +375,8 @@ async fn nip_77_refusals_name_the_reconciliation() {
         (json!(["NEG-OPEN", "n", newest, "50"]), "invalid: "),
         (json!(["NEG-OPEN", "n", {"kinds": "all"}, "61"]), "invalid: "),
         (json!(["NEG-OPEN", "n", newest, "6"]), "invalid: "),
+        (json!(["NEG-OPEN", "n", newest, 16, "61"]), "invalid: "),
+        (json!(["NEG-MSG", "n"]), "invalid: "),
         (json!(["NEG-MSG", "n", "61"]), "closed: "),
     ] {
         client.send(frame.clone()).await;

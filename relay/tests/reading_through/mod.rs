@@ -364,6 +364,44 @@ async fn an_answer_of_many_pages_lacks_nothing_that_is_given_up_between_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_for_who_asks_uses_up_no_limit_where_l2_is_asked_either() {
+    let l2 = FakeL2::default();
+    l2.set_page_entries(20);
+    let bob = Author::new(200).pubkey().to_string();
+    let mentions = (0..60).map(|at| Author::new(1).sign(5_000 + at, 1, &[&["p", &bob]], "hello"));
+    let wraps =
+        (0..700).map(|at| Author::new(2).sign(6_000 + at, 1_059, &[&["p", &bob]], "sealed"));
+    let all = mentions.chain(wraps).chain(notes(40, 0..3_500, 4_000));
+    all.for_each(|event| l2.bring(&event));
+    let relay = start(tempfile::tempdir().unwrap(), &l2, 8, LONG).await;
+    until_level(&relay, &l2).await;
+    assert!(floor(&relay).await > 10_200.0, "nothing was pruned");
+    let mut client = relay.client().await;
+    // Of what a stranger asks for, the newest hundreds are for others.
+    let shown = naive(&l2, &json!({"kinds": [1], "#p": [bob], "limit": 50}));
+    assert_eq!(shown.len(), 50);
+    assert_eq!(ask(&mut client, &json!({"#p": [bob], "limit": 50})).await, shown);
+    // The same where all of it is here by now.
+    let before = l2.queries();
+    assert_eq!(ask(&mut client, &json!({"#p": [bob], "limit": 50})).await, shown);
+    assert_eq!(l2.queries(), before);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_of_very_many_parts_is_asked_of_l2_without_looking_at_each() {
+    let (relay, l2, _) = pruned(LONG).await;
+    let topics = (0..6_000).map(|number| format!("topic {number}"));
+    let kinds = (1..6_000).filter(|kind| *kind != 4 && *kind != 1_059);
+    let filter = json!({
+        "#t": topics.collect::<Vec<_>>(), "kinds": kinds.collect::<Vec<_>>(), "until": 10_100, "limit": 30,
+    });
+    let mut client = relay.client().await;
+    assert_eq!(ask(&mut client, &filter).await, naive(&l2, &filter));
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn readers_with_a_taste_hardly_ever_need_l2_once_the_relay_is_warm() {
     const AUTHORS: u8 = 100;
     let l2 = FakeL2::default();

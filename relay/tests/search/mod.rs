@@ -130,7 +130,7 @@ async fn the_rest_of_the_filter_counts_too() {
 async fn what_is_gone_or_not_for_everybody_is_not_found() {
     let ann = Author::new(1);
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
-    let (soon, receiver) = ((now + 2).to_string(), Author::new(2).pubkey().to_string());
+    let (soon, receiver) = ((now + 4).to_string(), Author::new(2).pubkey().to_string());
     let deleted = note(1, 10, "tea deleted");
     let profile = |at: u64, name: &str| {
         ann.sign(at, 0, &[], &json!({"name": name, "about": "tea"}).to_string())

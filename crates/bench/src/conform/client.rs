@@ -376,7 +376,12 @@ impl Client {
             let protected = Author::anybody(0).sign(now(), 1, &[&["-"]], "");
             self.send(json!(["REQ", "provoked", {"kinds": [4, 1059], "limit": 1}])).await?;
             self.send(json!(["EVENT", json_of(&protected)])).await?;
-            self.within(self.silence, |_| false).await?;
+            // A relay answers both, with a challenge or without.
+            let id = json!(protected.id.to_string());
+            self.within(self.patience, |frame| frame[0] == "OK" && frame[1] == id).await?;
+            if self.challenge.is_none() {
+                self.within(self.silence, |_| false).await?;
+            }
             self.send(json!(["CLOSE", "provoked"])).await?;
         }
         self.challenge.clone().context("expected a challenge (AUTH), came none")

@@ -329,7 +329,7 @@ async fn while_another_l2_is_turned_to_nothing_is_given_up() {
     assert_eq!(stubs(&store), vec![]);
     writer.turn_to_other_layer2().await.unwrap();
     assert_eq!(outbox(&store).len(), 300);
-    let sent = outbox(&store).into_iter().map(|(seq, _)| (seq, Settlement::Gone)).collect();
+    let sent = outbox(&store).into_iter().map(|(seq, _)| (seq, Settlement::Delivered)).collect();
     writer.settle(sent).await.unwrap();
     collector.collect(store.next_seq(), Occasion::Routine).await.unwrap();
     assert_eq!(stubs(&store).len(), 300);

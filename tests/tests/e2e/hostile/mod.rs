@@ -126,9 +126,9 @@ async fn of_ten_thousand_subscriptions_those_beyond_the_limit_are_refused() {
     });
     let many = many.await;
     let open = siege.metrics().await.value("aquifer_subscriptions");
-    // The good client has one now and then.
+    // The good client has one now and then, and its last may not have gone.
     let expected = (SUBSCRIPTIONS_MAX * (connections + 1)) as f64;
-    assert!((expected..=expected + 1.0).contains(&open), "{open} are open");
+    assert!((expected..=expected + 2.0).contains(&open), "{open} are open");
     siege.wait().await;
     drop((sink, stream, many));
     siege.end().await;

@@ -247,6 +247,32 @@ async fn a_peer_that_dies_before_the_canister_has_its_events_does_not_take_them_
     world.end([b]).await;
 }
 
+#[tokio::test]
+async fn what_stays_on_a_relay_reaches_no_peer_even_if_it_is_stored_nowhere() {
+    let world = World::new().await;
+    let a = world.relay_with(&[&PEERING[..], &["--local-kinds", "20001"]].concat()).await;
+    let b = world.relay_with(&PEERING).await;
+    until(&b, "aquifer_peers_known", 1.0).await;
+    let asked = json!({ "kinds": [20_001, 20_002, 20_003] });
+    let mut ears = [Ear::open(&a.run.url()).await, Ear::open(&b.run.url()).await];
+    for ear in &mut ears {
+        ear.listen("all", asked.clone()).await;
+    }
+    is_asked_for(&a, 1).await;
+    let ann = Author::new(1);
+    let mut publisher = Ear::of(&ann, &a.run.url()).await;
+    let protected: [&[&str]; 1] = [&["-"]];
+    let events = [(20_001, &[][..]), (20_002, &protected[..]), (20_003, &[][..])];
+    let events = events.map(|(kind, tags)| ann.sign(now(), kind, tags, "").into_inner());
+    for event in &events {
+        publisher.publish(event).await;
+        assert_eq!(ears[0].event().await, *event);
+    }
+    assert_eq!(ears[1].event().await, events[2]);
+    ears[1].hears_nothing().await;
+    world.end([a, b]).await;
+}
+
 /// What the canister lists.
 async fn listed(world: &World) -> Vec<RelayEntry> {
     world.ic.query("relays", ()).await.unwrap()
