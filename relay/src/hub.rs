@@ -1,14 +1,17 @@
 //! L1 is the hub: it, and what runs beside it. Each of these follows L1's order of commits and knows none
 //! of the others; here they are started, and here they end.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use event::Timestamp;
 use layer2::Layer2;
 use search::Words;
 use store::{Options, ReadError, Store, Writer};
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, warn};
 
@@ -45,6 +48,8 @@ use crate::{
     under_way::UnderWay,
 };
 
+/// How often to look whether another L2 was turned to.
+const TURN_PAUSE: Duration = Duration::from_millis(100);
 /// How often the directory is read between two announcements: reading costs the canister nothing.
 const LOOKS_IN_A_HEARTBEAT: u32 = 3;
 
@@ -122,11 +127,13 @@ impl Hub {
         let layer2 = self.around.layer2.as_ref().map(|layer2| layer2.name());
         // The poll will turn to another L2, which has nothing yet of what is here.
         let turns = followed.is_some() && layer2.is_some_and(|name| followed != Some(name));
-        let (writer, stop) = (self.writer.clone(), self.stop());
+        let (store, stop) = (self.store.clone(), self.stop());
         self.tasks.spawn(async move {
-            if turns && let Err(cause) = writer.spare_all().await {
-                error!(%cause, "what is here cannot be kept for another L2: nothing is collected");
-                return;
+            if turns {
+                let turned = has_turned(&store, followed);
+                if stop.run_until_cancelled(turned).await.is_none() {
+                    return;
+                }
             }
             collecting.run(stop).await;
         });
@@ -349,5 +356,12 @@ impl Hub {
         self.tasks.close();
         self.tasks.wait().await;
         self.writer.stop().await;
+    }
+}
+
+/// Waits until another L2 is followed than this one.
+async fn has_turned(store: &Store, followed: Option<String>) {
+    while store.meta(CURSOR_OF).is_ok_and(|now| now == followed) {
+        sleep(TURN_PAUSE).await;
     }
 }

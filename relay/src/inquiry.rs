@@ -41,10 +41,12 @@ const STALE_ANSWERS_MAX: u32 = 3;
 const STALE_PAUSE: Duration = Duration::from_millis(300);
 /// Values of one question.
 const VALUES_MAX: usize = 5_000;
-/// How often one question reaches further because much of what L2 gave is not for who asks, and how many
-/// times as far each time.
-const REACHES_MAX: u32 = 6;
+/// Questions that one filter is divided into.
+const PARTS_MAX: usize = 16;
+/// How many times as far a question reaches if much of what L2 gave is not for who asks,
 const FURTHER: u64 = 4;
+/// and how many events it may come to.
+const REACH_MAX: u64 = 20_000;
 /// Questions that are remembered while L1 is behind L2.
 const RECENT_MAX: usize = 10_000;
 
@@ -55,7 +57,7 @@ pub struct Inquiry {
     may_be_pruned: bool,
     fresh_for: Duration,
     metrics: Arc<Metrics>,
-    under_way: UnderWay<String, Result<Answered, Arc<Failure>>>,
+    under_way: UnderWay<String, Result<Answer, Arc<Failure>>>,
     recent: Mutex<HashMap<String, Instant>>,
     turns: Semaphore,
 }
@@ -89,20 +91,18 @@ impl Failure {
     fn may_pass(&self) -> bool {
         matches!(
             self,
-            Failure::Layer2(Layer2Error::Unavailable(_) | Layer2Error::Behind(_))
-                | Failure::Stale
-                | Failure::Withheld
+            Failure::Layer2(Layer2Error::Unavailable(_) | Layer2Error::Behind(_)) | Failure::Stale
         )
     }
 }
 
-/// What L2 said to a question.
+/// What L2 said to a question, and L1 has now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answered {
-    /// All there is.
-    Whole,
-    /// As much as was asked for.
-    InPart,
+struct Answer {
+    /// Everything from this date on,
+    from: Timestamp,
+    /// and nothing that was asked for is older.
+    is_whole: bool,
 }
 
 /// Whether L1 has by now what was asked for.
@@ -145,6 +145,7 @@ impl Inquiry {
         match timeout_at(deadline, self.settle(filters, sight)).await {
             Ok(Ok(())) => Settled::Yes,
             Ok(Err(cause)) if cause.may_pass() => Settled::NotYet,
+            Ok(Err(cause)) if matches!(*cause, Failure::Withheld) => Settled::Never,
             Ok(Err(cause)) => {
                 warn!(%cause, "L2 is no help with a question; it is answered from L1 alone");
                 Settled::Never
@@ -165,8 +166,7 @@ impl Inquiry {
 
     /// Whether L1 can answer these filters by itself.
     pub async fn knows(&self, filters: &[Filter], sight: &Sight) -> bool {
-        self.is_settled()
-            || self.questions(filters, sight).await.is_ok_and(|questions| questions.is_empty())
+        self.is_settled() || self.gaps(filters, sight).await.is_ok_and(|gaps| gaps.is_empty())
     }
 
     /// As soon as L2 answers; returns once there is nothing more to wait for.
@@ -197,67 +197,91 @@ impl Inquiry {
         filters: &[Filter],
         sight: &Sight,
     ) -> Result<(), Arc<Failure>> {
-        for reach in 0..REACHES_MAX {
-            let questions = self.questions(filters, sight).await.map_err(Arc::new)?;
-            if questions.is_empty() {
-                return Ok(());
-            }
-            if *self.standing.borrow() == Standing::Away {
-                return Err(Arc::new(Layer2Error::Unavailable("L2 is away".into()).into()));
-            }
-            let further = FURTHER.pow(reach);
-            let answers = questions.into_iter().map(|question| {
-                let limit = question.limit.map(|limit| limit.saturating_mul(further));
-                self.ask(Filter { limit, ..question })
-            });
-            let answers: Vec<Answered> =
-                join_all(answers).await.into_iter().collect::<Result<_, _>>()?;
-            // What is withheld uses up no limit; but L2 does not know who asks.
-            let is_all = answers.iter().all(|answer| *answer == Answered::Whole);
-            if is_all || !sight.may_hide(filters) {
-                return Ok(());
-            }
+        let gaps = self.gaps(filters, sight).await.map_err(Arc::new)?;
+        if gaps.is_empty() {
+            return Ok(());
         }
-        Err(Arc::new(Failure::Withheld))
+        if *self.standing.borrow() == Standing::Away {
+            return Err(Arc::new(Layer2Error::Unavailable("L2 is away".into()).into()));
+        }
+        let filled = gaps.into_iter().map(|gap| self.fill(gap, sight));
+        join_all(filled).await.into_iter().collect()
     }
 
-    /// What L2 has to be asked for these filters.
-    async fn questions(&self, filters: &[Filter], sight: &Sight) -> Result<Vec<Filter>, Failure> {
-        let mut filters = filters.to_vec();
+    /// Asks L2 until L1 has enough of what this client may see.
+    async fn fill(self: &Arc<Self>, gap: Gap, sight: &Sight) -> Result<(), Arc<Failure>> {
+        let Gap { filter, questions, .. } = gap;
+        let mut times = 1;
+        loop {
+            let answers = questions.iter().map(|question| {
+                let limit = question.limit.map(|limit| limit.saturating_mul(times));
+                self.ask(Filter { limit, ..question.clone() })
+            });
+            let answers = join_all(answers).await.into_iter();
+            let answers: Vec<Answer> = answers.collect::<Result<_, _>>()?;
+            let is_whole = answers.iter().all(|answer| answer.is_whole);
+            // What is withheld uses up no limit; but L2 does not know who asks.
+            let (Some(limit), true) = (filter.limit, sight.may_hide(std::slice::from_ref(&filter)))
+            else {
+                return Ok(());
+            };
+            let from = answers.iter().map(|answer| answer.from).max();
+            let since = from.max(filter.since);
+            let here = Filter { since, ..filter.clone() };
+            if is_whole || self.has_enough(&here, sight).await.map_err(Arc::new)? {
+                return Ok(());
+            }
+            times *= FURTHER;
+            if limit.saturating_mul(times) > REACH_MAX {
+                return Err(Arc::new(Failure::Withheld));
+            }
+        }
+    }
+
+    /// What L1 may lack for these filters.
+    async fn gaps(&self, filters: &[Filter], sight: &Sight) -> Result<Vec<Gap>, Failure> {
         // L2 does not search, and would answer as if any words would do.
-        filters.retain(|filter| filter.limit != Some(0) && filter.search.is_none());
+        let is_asked = |filter: &&Filter| filter.limit != Some(0) && filter.search.is_none();
+        let filters: Vec<Filter> = filters.iter().filter(is_asked).cloned().collect();
         if filters.is_empty() {
-            return Ok(filters);
+            return Ok(Vec::new());
         }
         let mut standing = self.standing.clone();
         let known = standing.wait_for(|standing| *standing != Standing::Unknown).await;
         let standing = known.map_or(Standing::Away, |standing| *standing);
         if standing == Standing::Behind {
             // Anything may be missing.
-            let mut questions: Vec<Filter> = filters.into_iter().flat_map(in_parts).collect();
-            questions.retain(|question| !self.is_recent(question));
-            return Ok(questions);
+            let gaps = filters.into_iter().map(|filter| {
+                let mut questions = in_parts(filter.clone());
+                questions.retain(|question| !self.is_recent(question));
+                Gap { filter, questions, here: None }
+            });
+            return Ok(gaps.filter(|gap| !gap.questions.is_empty()).collect());
         }
         if !self.may_be_pruned {
             return Ok(Vec::new());
         }
-        let (mut questions, mut turn) = (Vec::new(), Turn::First);
+        let (mut gaps, mut turn) = (Vec::new(), Turn::First);
         for filter in filters {
-            let reading = self.sources.reads.read(turn, move |store, _| Gap::of(store, &filter));
+            let reading = self.sources.reads.read(turn, move |store, _| Gap::of(store, filter));
             turn = Turn::Further;
-            match reading.await.ok_or(Failure::Stopped)?? {
-                Some(Gap { rest, here }) if !self.has_enough(here.as_ref(), sight).await? => {
-                    questions.extend(in_parts(rest));
+            let Some(gap) = reading.await.ok_or(Failure::Stopped)?? else {
+                self.metrics.covered_answers.inc();
+                continue;
+            };
+            match &gap.here {
+                Some(here) if self.has_enough(here, sight).await? => {
+                    self.metrics.covered_answers.inc();
                 }
-                _ => drop(self.metrics.covered_answers.inc()),
+                _ => gaps.push(gap),
             }
         }
-        Ok(questions)
+        Ok(gaps)
     }
 
     /// Whether L1 has as many events as this filter wants, of those that this client may see.
-    async fn has_enough(&self, filter: Option<&Filter>, sight: &Sight) -> Result<bool, Failure> {
-        let Some(filter) = filter.map(std::slice::from_ref) else { return Ok(false) };
+    async fn has_enough(&self, filter: &Filter, sight: &Sight) -> Result<bool, Failure> {
+        let filter = std::slice::from_ref(filter);
         let (mut scan, mut turn) = (sight.over(Scan::new(filter), filter), Turn::First);
         loop {
             let reading = self.sources.reads.read(turn, move |store, deadline| {
@@ -287,7 +311,7 @@ impl Inquiry {
         }
     }
 
-    async fn ask(self: &Arc<Self>, question: Filter) -> Result<Answered, Arc<Failure>> {
+    async fn ask(self: &Arc<Self>, question: Filter) -> Result<Answer, Arc<Failure>> {
         let this = self.clone();
         let answer = self.under_way.join(name(&question), || {
             async move { this.fetch(&question).await.map_err(Arc::new) }.boxed()
@@ -296,15 +320,15 @@ impl Inquiry {
     }
 
     /// Asks one question and stores what L2 answers.
-    async fn fetch(&self, question: &Filter) -> Result<Answered, Failure> {
+    async fn fetch(&self, question: &Filter) -> Result<Answer, Failure> {
         let _turn = self.turns.acquire().await.map_err(|_| Failure::Stopped)?;
         let asked_at = name(question);
         for _ in 0..STALE_ANSWERS_MAX {
             match self.fetch_once(question).await {
                 Err(Failure::Stale) => tokio::time::sleep(STALE_PAUSE).await,
-                Ok(answered) => {
+                Ok(answer) => {
                     self.note_recent(asked_at);
-                    return Ok(answered);
+                    return Ok(answer);
                 }
                 failed => return failed,
             }
@@ -312,7 +336,7 @@ impl Inquiry {
         Err(Failure::Stale)
     }
 
-    async fn fetch_once(&self, question: &Filter) -> Result<Answered, Failure> {
+    async fn fetch_once(&self, question: &Filter) -> Result<Answer, Failure> {
         let limit = question.limit.map(|limit| limit.saturating_add(SPARE_EVENTS));
         let asked = [Filter { limit, ..question.clone() }];
         let mut given = Given::default();
@@ -326,16 +350,15 @@ impl Inquiry {
                 break;
             }
         }
-        let (from, answered) = match given.oldest {
+        let is_whole = limit.is_none_or(|limit| given.count < limit);
+        let from = match given.oldest {
             // Of the oldest date there may be more.
-            Some(oldest) if limit.is_some_and(|limit| given.count >= limit) => {
-                (Timestamp(oldest.0.saturating_add(1)), Answered::InPart)
-            }
-            _ => (question.since.unwrap_or(Timestamp(0)), Answered::Whole),
+            Some(oldest) if !is_whole => Timestamp(oldest.0.saturating_add(1)),
+            _ => question.since.unwrap_or(Timestamp(0)),
         };
         info!(events = given.count, new = given.new, from = from.0, "L2 answered a question");
         self.sources.writer.note_covered(question.clone(), from, given.held).await?;
-        Ok(answered)
+        Ok(Answer { from, is_whole })
     }
 
     /// Stores a page of an answer, as far as it is one.
@@ -400,19 +423,21 @@ pub fn has_lost(hold: &Hold, filters: &[Filter], dates: impl RangeBounds<Timesta
 
 /// What L1 may lack of a filter's events.
 struct Gap {
-    rest: Filter,
+    filter: Filter,
+    /// What has to be asked.
+    questions: Vec<Filter>,
     /// What L1 has whole: enough of it answers the filter, too. None: no number of events is enough.
     here: Option<Filter>,
 }
 
 impl Gap {
-    fn of(store: &Store, filter: &Filter) -> Result<Option<Gap>, ReadError> {
-        let reach = store.reach(filter)?;
+    fn of(store: &Store, filter: Filter) -> Result<Option<Gap>, ReadError> {
+        let reach = store.reach(&filter)?;
         let Some(rest) = reach.rest else { return Ok(None) };
         let is_limited = filter.limit.is_some() && rest.ids.is_none();
         let since = filter.since.unwrap_or(Timestamp(0)).max(reach.complete_since);
         let here = is_limited.then(|| Filter { since: Some(since), ..filter.clone() });
-        Ok(Some(Gap { rest, here }))
+        Ok(Some(Gap { filter, questions: in_parts(rest), here }))
     }
 }
 
@@ -429,49 +454,50 @@ impl Reader for Through {
     }
 }
 
-/// The filter as questions that are not too long for L2.
+/// The filter as questions that are not too long for L2. Of one that would be very many L2 says itself that
+/// it is too much.
 fn in_parts(filter: Filter) -> Vec<Filter> {
-    if filter.values() <= VALUES_MAX {
-        return vec![filter];
+    let mut parts = vec![filter.clone()];
+    while let Some(long) = parts.iter().position(|part| part.values() > VALUES_MAX) {
+        let mut first = parts.swap_remove(long);
+        let rest = leave_half(&mut first);
+        match rest {
+            Some(rest) if parts.len() + 2 <= PARTS_MAX => parts.extend([first, rest]),
+            _ => return vec![filter],
+        }
     }
-    let (mut first, mut rest) = (filter.clone(), filter);
-    // L2 says itself if one that cannot be divided is too much.
-    if !leave_half(&mut first, &mut rest) {
-        return vec![first];
-    }
-    [first, rest].into_iter().flat_map(in_parts).collect()
+    parts
 }
 
-/// Divides the longest list of alternatives between two that are the same. False: none has two.
-fn leave_half(first: &mut Filter, rest: &mut Filter) -> bool {
-    fn divide<T>(first: &mut Vec<T>, rest: &mut Vec<T>) -> bool {
-        let half = first.len() / 2;
-        first.truncate(half);
-        rest.drain(..half);
-        half > 0
+/// Divides the longest list of alternatives, and returns the filter with its other half. None: none has
+/// two.
+fn leave_half(first: &mut Filter) -> Option<Filter> {
+    fn half<T>(list: &mut Vec<T>) -> Vec<T> {
+        list.split_off(list.len() / 2)
     }
     let len = |list: Option<usize>| list.unwrap_or(0);
-    let (ids, authors) =
-        (len(first.ids.as_ref().map(Vec::len)), len(first.authors.as_ref().map(Vec::len)));
+    let ids = len(first.ids.as_ref().map(Vec::len));
+    let authors = len(first.authors.as_ref().map(Vec::len));
     let kinds = len(first.kinds.as_ref().map(Vec::len));
-    let tags = first.tags.iter().map(|(name, values)| (values.len(), *name)).max();
-    let tag = tags.map_or(0, |(len, _)| len);
+    let longest_tag = first.tags.iter().map(|(name, values)| (values.len(), *name)).max();
+    let tag = longest_tag.map_or(0, |(len, _)| len);
     let longest = ids.max(authors).max(kinds).max(tag);
-    if let (Some(first), Some(rest), true) = (&mut first.ids, &mut rest.ids, ids == longest) {
-        return divide(first, rest);
+    if longest < 2 {
+        return None;
     }
-    let found = (&mut first.authors, &mut rest.authors, authors == longest);
-    if let (Some(first), Some(rest), true) = found {
-        return divide(first, rest);
+    let mut rest = first.clone();
+    if ids == longest {
+        rest.ids = first.ids.as_mut().map(half);
+    } else if authors == longest {
+        rest.authors = first.authors.as_mut().map(half);
+    } else if kinds == longest {
+        rest.kinds = first.kinds.as_mut().map(half);
+    } else {
+        let (_, name) = longest_tag?;
+        let values = first.tags.get_mut(&name).map(half)?;
+        rest.tags.insert(name, values);
     }
-    if let (Some(first), Some(rest), true) = (&mut first.kinds, &mut rest.kinds, kinds == longest) {
-        return divide(first, rest);
-    }
-    let Some((_, name)) = tags else { return false };
-    match (first.tags.get_mut(&name), rest.tags.get_mut(&name)) {
-        (Some(first), Some(rest)) => divide(first, rest),
-        _ => false,
-    }
+    Some(rest)
 }
 
 fn head(bytes: &[u8]) -> Option<(EventId, Timestamp)> {
@@ -482,4 +508,40 @@ fn head(bytes: &[u8]) -> Option<(EventId, Timestamp)> {
 /// One text for each question.
 fn name(question: &Filter) -> String {
     serde_json::to_string(question).expect("a filter is JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use event::Kind;
+
+    use super::*;
+
+    fn tags(lists: usize, values: usize) -> Filter {
+        let list = |name: char| {
+            let values: Vec<String> =
+                (0..values).map(|value| format!("\"{name}{value}\"")).collect();
+            format!("\"#{name}\":[{}]", values.join(","))
+        };
+        let lists: Vec<String> = "tbcdfghijklmnrsuvwxyz".chars().take(lists).map(list).collect();
+        Filter::from_json(format!("{{{}}}", lists.join(",")).as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_long_filter_is_divided_into_few_that_are_short_enough_or_not_at_all() {
+        let kinds = Some((0..12_000).map(Kind).collect());
+        let of_kinds = Filter { kinds, ..Filter::default() };
+        for (filter, parts) in [(tags(1, 12_000), 4), (tags(2, 6_000), 8), (of_kinds, 4)] {
+            let divided = in_parts(filter.clone());
+            assert_eq!(divided.len(), parts);
+            assert!(divided.iter().all(|part| part.values() <= VALUES_MAX));
+            let values = divided.iter().flat_map(|part| part.tags.values().flatten());
+            let values: std::collections::BTreeSet<&String> = values.collect();
+            assert_eq!(values.len(), filter.tags.values().map(Vec::len).sum::<usize>());
+        }
+        // Each list that is divided doubles them.
+        for lists in [12, 20] {
+            let filter = tags(lists, 12_000 / lists);
+            assert_eq!(in_parts(filter.clone()), [filter]);
+        }
+    }
 }

@@ -89,16 +89,19 @@ impl Reconciliation {
     }
 
     async fn answer_all(&self, messages: &mut mpsc::Receiver<Vec<u8>>) -> Result<(), End> {
-        let _place = self.room.clone().try_acquire_owned().map_err(|_| End::NoRoom)?;
+        let place = self.room.clone().try_acquire_owned().map_err(|_| End::NoRoom)?;
+        let place = Arc::new(place);
         let Reconciliation { filter, sight, reads, items_max, .. } = self;
         let items = self.lists.list(filter, sight, reads, *items_max).await?;
         loop {
             let message = timeout(PATIENCE, messages.recv()).await.map_err(|_| End::Silence)?;
             let Some(message) = message else { return Ok(()) };
-            let items = items.clone();
-            // A round may add up all ids there are.
-            let answering =
-                tokio::task::spawn_blocking(move || answer(&*items, &message, ANSWER_BYTES_MAX));
+            let (items, place) = (items.clone(), place.clone());
+            // A round may add up all ids there are, and goes on if nobody waits for it any more.
+            let answering = tokio::task::spawn_blocking(move || {
+                let _place = place;
+                answer(&*items, &message, ANSWER_BYTES_MAX)
+            });
             let said = match answering.await.map_err(|_| End::Stopping)? {
                 Ok(said) => said,
                 Err(Refusal::Malformed(reason)) => return Err(End::Malformed(reason.to_string())),

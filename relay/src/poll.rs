@@ -202,7 +202,16 @@ impl Poll {
     async fn cursor(&self) -> Result<u64, Cut> {
         let name = self.layer2.name();
         match self.store.meta(CURSOR_OF)? {
-            Some(followed) if followed == name => Ok(self.store.l2_cursor()?.unwrap_or(0)),
+            Some(followed) if followed == name && !self.store.spares_all()? => {
+                Ok(self.store.l2_cursor()?.unwrap_or(0))
+            }
+            Some(followed) if followed == name => {
+                warn!(
+                    "to turn to another L2 was begun and not finished: what is held here goes to this one"
+                );
+                self.start_over().await?;
+                Ok(0)
+            }
             Some(followed) => {
                 warn!(
                     followed,

@@ -26,6 +26,7 @@ use crate::{
     config::terms::Limits,
     count::{self, Question},
     deliveries::SessionLog,
+    filter_room::Filters,
     ingest::Bearer,
     metrics::Counted,
     neg::{self, Reconciliation},
@@ -144,10 +145,23 @@ struct Session {
     sight: Sight,
     counts: Arc<Semaphore>,
     events: Arc<Semaphore>,
-    subscriptions: HashMap<SubscriptionId, AbortHandle>,
+    subscriptions: HashMap<SubscriptionId, Subscription>,
     /// Their names are no subscriptions'.
     reconciliations: HashMap<SubscriptionId, Reconciling>,
     tasks: JoinSet<()>,
+}
+
+/// An open subscription. Dropped, it says nothing more, and its room is free.
+struct Subscription {
+    task: AbortHandle,
+    /// None: it is a peer's.
+    _room: Option<Filters>,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// A reconciliation under way. Dropped, it says nothing more.
@@ -464,9 +478,9 @@ impl Session {
         let open = Counted::one_of(&metrics.subscriptions);
         let task = self.tasks.spawn(async move {
             streamer.run().await;
-            drop((open, room));
+            drop(open);
         });
-        self.subscriptions.insert(id, task);
+        self.subscriptions.insert(id, Subscription { task, _room: Some(room) });
         true
     }
 
@@ -504,7 +518,7 @@ impl Session {
             metrics: self.relay.metrics.clone(),
         };
         let task = self.tasks.spawn(server.run(self.relay.moderator.in_force()));
-        self.subscriptions.insert(id.clone(), task);
+        self.subscriptions.insert(id.clone(), Subscription { task, _room: None });
         true
     }
 
@@ -520,7 +534,7 @@ impl Session {
             self.relay.peers.doubt.notify_one();
             return Err("restricted: this key is not that of a relay of this cluster");
         };
-        self.subscriptions.retain(|_, task| !task.is_finished());
+        self.subscriptions.retain(|_, open| !open.task.is_finished());
         let parts: usize = filters.iter().map(Filter::values).sum();
         let is_chunk = filters.len() == 1 && parts <= CHUNK_PARTS_MAX;
         if self.subscriptions.len() >= SERVED_CHUNKS_MAX || !is_chunk {
@@ -543,7 +557,7 @@ impl Session {
 
     async fn admit(&mut self, filters: &[Filter]) -> Result<(), String> {
         let subscriptions_max = self.relay.terms().limits.subscriptions_max;
-        self.subscriptions.retain(|_, task| !task.is_finished());
+        self.subscriptions.retain(|_, open| !open.task.is_finished());
         if self.subscriptions.len() >= subscriptions_max {
             return Err(format!(
                 "rate-limited: {subscriptions_max} subscriptions are open, and no more are allowed"
@@ -579,9 +593,8 @@ impl Session {
 
     /// An unknown id is fine: CLOSE may follow CLOSED.
     fn close(&mut self, id: &SubscriptionId) {
-        if let Some(task) = self.subscriptions.remove(id) {
+        if self.subscriptions.remove(id).is_some() {
             debug!(subscription = %id, "closed");
-            task.abort();
         }
     }
 

@@ -446,18 +446,18 @@ impl<'e> Change<'e> {
         Ok(())
     }
 
-    /// Removes some of what has expired.
-    pub fn expire(&mut self, most: usize) -> Result<()> {
-        for _ in 0..most {
+    /// Removes some of what has expired. Returns how much.
+    pub fn expire(&mut self, most: usize) -> Result<usize> {
+        for done in 0..most {
             let first = self.databases.expiries.first(&self.txn)?;
             match first.map(|(key, ())| expiry_of(key)) {
                 Some((date, seq)) if date <= self.now => {
                     self.remove_for(seq, Removal::Expired.as_str())?;
                 }
-                _ => break,
+                _ => return Ok(done),
             }
         }
-        Ok(())
+        Ok(most)
     }
 
     /// The rules expect that nothing stands in an event's way that has expired, and not all of that may

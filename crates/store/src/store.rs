@@ -19,7 +19,7 @@ use crate::{
     databases::{
         COMPLETE_SINCE, Databases, FORMAT, FORMAT_BEFORE_COLLECTION, FORMAT_BEFORE_COVERAGE,
         FORMAT_BEFORE_DATES, FORMAT_BEFORE_TAPS, FORMAT_NAME, FORMAT_SHARED, LAYER2_CURSOR, MADE,
-        NEXT_SEQ, OUTBOX_BYTES,
+        NEXT_SEQ, OUTBOX_BYTES, SPARES_ALL,
     },
     environment::Environment,
     holds::{Hold, Holds},
@@ -471,6 +471,12 @@ impl Store {
         if self.inner.room.is_limited() {
             self.inner.notes.add(served);
         }
+    }
+
+    /// Whether nothing is given up: another L2 is being turned to, or was, and it is not finished.
+    pub fn spares_all(&self) -> Result<bool, ReadError> {
+        let Snapshot { databases, txn, .. } = &self.snapshot()?;
+        Ok(databases.numbers.get(txn, SPARES_ALL)?.is_some())
     }
 
     /// Begins an answer: for ten seconds, what is stored from now on is given up last.

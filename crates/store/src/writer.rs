@@ -195,7 +195,9 @@ impl Done {
 /// Why a transaction was not committed.
 enum Failure {
     /// Only the reserve for collections would be left.
-    Reserve,
+    Reserve {
+        expired: usize,
+    },
     Lmdb(heed::Error),
 }
 
@@ -498,19 +500,31 @@ struct Loop {
     is_full: bool,
     /// Whether pages were turned since the last commit that did something.
     has_turned: bool,
-    /// How much of what has expired the next transaction removes.
+    /// How much of what has expired the next transaction removes,
     expires: usize,
+    /// and whether that was all the last time.
+    has_expired_all: bool,
 }
 
 impl Loop {
     fn new(inner: Arc<Inner>, queue: mpsc::Receiver<Message>) -> Loop {
-        Loop { inner, queue, failed: None, is_full: false, has_turned: false, expires: EXPIRED_MAX }
+        Loop {
+            inner,
+            queue,
+            failed: None,
+            is_full: false,
+            has_turned: false,
+            expires: EXPIRED_MAX,
+            has_expired_all: true,
+        }
     }
 
     fn run(mut self) {
         while let Some(message) = self.queue.blocking_recv() {
             let batch = self.fill(message);
             self.commit(batch);
+            // While nobody waits.
+            while !self.has_expired_all && self.queue.is_empty() && self.transact(&[]).is_ok() {}
         }
         self.write_last_notes();
     }
@@ -584,7 +598,9 @@ impl Loop {
         loop {
             match self.attempt(jobs) {
                 Ok(outcomes) => return Ok(outcomes),
-                Err(Failure::Reserve) => return Err(WriteError::Full),
+                // What has expired goes before anything that somebody may ask for.
+                Err(Failure::Reserve { expired }) if expired > 0 => drop(self.transact(&[])?),
+                Err(Failure::Reserve { .. }) => return Err(WriteError::Full),
                 Err(Failure::Lmdb(heed::Error::Mdb(MdbError::MapFull))) if self.has_grown() => {}
                 Err(Failure::Lmdb(heed::Error::Mdb(MdbError::MapFull))) if self.may_turn() => {
                     self.turn_pages().map_err(|cause| self.judge(&cause))?;
@@ -606,16 +622,16 @@ impl Loop {
             environment.env().clear_stale_readers()?;
         }
         let mut change = Change::begin(environment, databases, clock(), &**is_ours, *is_shared)?;
-        change.expire(self.expires)?;
+        let expired = change.expire(self.expires)?;
         let takes_room = jobs.iter().any(|job| job.task.takes_room());
         if takes_room && self.is_reserve_all(&change)? {
-            return Err(Failure::Reserve);
+            return Err(Failure::Reserve { expired });
         }
         let outcomes: Vec<Vec<Outcome>> =
             jobs.iter().map(|job| job.task.apply(&mut change)).collect::<Result<_, _>>()?;
         // A store without the reserve could not even give things up.
         if takes_room && self.is_reserve_all(&change)? {
-            return Err(Failure::Reserve);
+            return Err(Failure::Reserve { expired });
         }
         let touched = mem::take(&mut change.touched);
         self.inner.holds.going(mem::take(&mut change.given_up));
@@ -623,6 +639,7 @@ impl Loop {
         self.inner.holds.gone();
         self.inner.unannounced.add(touched);
         self.has_turned = false;
+        self.has_expired_all = expired < self.expires;
         self.expires = (2 * self.expires).clamp(1, EXPIRED_MAX);
         if jobs.iter().any(|job| job.task.is_collection()) {
             self.inner.room.note_pause(started.elapsed());
@@ -630,8 +647,10 @@ impl Loop {
         // Before the answers: whoever has one finds its event below the horizon.
         let refills = jobs.iter().any(|job| job.task.refills_outbox());
         self.inner.next.send_if_modified(|seq| mem::replace(seq, next) != next || refills);
-        let entries = jobs.iter().map(|job| job.task.size().0).sum();
-        self.inner.observer.committed(Batch { entries, took: started.elapsed() });
+        if !jobs.is_empty() {
+            let entries = jobs.iter().map(|job| job.task.size().0).sum();
+            self.inner.observer.committed(Batch { entries, took: started.elapsed() });
+        }
         if mem::take(&mut self.is_full) {
             info!("there is room again: the store takes writes");
         }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use layer2::Layer2;
 use store::{OpenError, Store, Writer, is_store};
 use tokio::{
     io::{
@@ -81,18 +82,13 @@ impl Opened {
         let stop = CancellationToken::new();
         let (mut collector, mut running) = (None, None);
         if let (Some(cache), Purpose::Collect) = (&config.cache, purpose) {
+            check_followed(&store, config)?;
             let (collecting, ask) = collecting(&store, &writer, cache.policy(has_layer2));
             running = Some(tokio::spawn(collecting.run(stop.clone())));
             collector = Some(ask);
         }
         let moderator = Arc::new(Moderator::open(config)?);
-        let layer2 = match (&config.layer2, purpose) {
-            (Some(url), Purpose::Remove) => {
-                let identity = Identity::open(&config.data)?;
-                Some(layer2::open(url, identity.agent_identity())?)
-            }
-            _ => None,
-        };
+        let layer2 = if purpose == Purpose::Remove { layer2_of(config)? } else { None };
         let (quotas, tapper) = (None, None);
         let desk =
             Desk { store, writer, collector, moderator, layer2, quotas, tapper, is_alone: true };
@@ -243,4 +239,23 @@ impl Answers {
             reply => Ok(Some(reply)),
         }
     }
+}
+
+fn layer2_of(config: &Config) -> anyhow::Result<Option<Arc<dyn Layer2>>> {
+    let Some(url) = &config.layer2 else { return Ok(None) };
+    let identity = Identity::open(&config.data)?;
+    Ok(Some(layer2::open(url, identity.agent_identity())?))
+}
+
+/// What may be given up is what the L2 has that was followed: another one has nothing of it yet.
+fn check_followed(store: &Store, config: &Config) -> anyhow::Result<()> {
+    let Some(followed) = store.meta(CURSOR_OF)? else { return Ok(()) };
+    let Some(layer2) = layer2_of(config)? else { return Ok(()) };
+    let now = layer2.name();
+    ensure!(
+        followed == now,
+        "what is here is known to be in {followed}, and the configuration names {now}: start the relay once, \
+         so that it goes there"
+    );
+    Ok(())
 }

@@ -202,6 +202,11 @@ impl Demands {
         }
     }
 
+    /// Takes back all of it.
+    pub fn clear(&mut self) {
+        self.groups.clear();
+    }
+
     /// What to ask peers for: all that is wanted, and not much more, in at most [`CHUNKS_MAX`] filters.
     pub fn plan(&mut self) -> Plan {
         let mut left: usize = self.groups.values().map(|chunks| chunks.chunks.len()).sum();

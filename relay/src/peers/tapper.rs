@@ -50,6 +50,16 @@ struct Table {
     has_peers: bool,
 }
 
+impl Table {
+    fn wanted_by(&self, is_meant: impl Fn(&Wanted) -> bool) -> Vec<(u64, Arc<[Filter]>, Sight)> {
+        let meant = self.wanted.iter().filter(|(_, wanted)| self.has_peers && is_meant(wanted));
+        let copy = |(number, wanted): (&u64, &Wanted)| {
+            (*number, wanted.filters.clone(), wanted.sight.clone())
+        };
+        meant.map(copy).collect()
+    }
+}
+
 /// What one subscription wants.
 struct Wanted {
     filters: Arc<[Filter]>,
@@ -101,7 +111,7 @@ impl Tapper {
     /// Somebody wants what matches these filters, as long as it keeps the answer.
     pub fn demand(self: &Arc<Self>, filters: &[Filter], sight: &Sight) -> Demand {
         // Long filters take their time: nobody waits for that.
-        let had_peers = self.lock().has_peers;
+        let (had_peers, keys) = (self.lock().has_peers, sight.keys());
         let found = if had_peers { pieces(filters, sight) } else { Vec::new() };
         let mut wanted =
             Wanted { filters: filters.into(), sight: sight.clone(), pieces: Vec::new() };
@@ -109,7 +119,9 @@ impl Tapper {
         table.next += 1;
         let number = table.next;
         if table.has_peers {
-            let found = if had_peers { found } else { pieces(filters, sight) };
+            // A key that was shown meanwhile found nothing to look at again.
+            let is_true = had_peers && keys == sight.keys();
+            let found = if is_true { found } else { pieces(filters, sight) };
             wanted.turn_to(found, &mut table.demands);
             self.changed.notify_one();
         }
@@ -130,16 +142,15 @@ impl Tapper {
 
     /// One who sees has shown another key: more may be for it.
     pub fn look_again(&self, sight: &Sight) {
-        let theirs: Vec<(u64, Arc<[Filter]>)> = {
-            let table = self.lock();
-            if !table.has_peers {
-                return;
-            }
-            let theirs = table.wanted.iter().filter(|(_, wanted)| wanted.sight.is_same(sight));
-            theirs.map(|(number, wanted)| (*number, wanted.filters.clone())).collect()
-        };
-        for (number, filters) in theirs {
-            let found = pieces(&filters, sight);
+        let is_theirs = |wanted: &Wanted| wanted.sight.is_same(sight);
+        let theirs = self.lock().wanted_by(is_theirs);
+        self.add(theirs);
+    }
+
+    /// Adds what these want, one by one: others come in between.
+    fn add(&self, all: Vec<(u64, Arc<[Filter]>, Sight)>) {
+        for (number, filters, sight) in all {
+            let found = pieces(&filters, &sight);
             let mut table = self.lock();
             let Table { wanted, demands, has_peers, .. } = &mut *table;
             if let (Some(wanted), true) = (wanted.get_mut(&number), *has_peers) {
@@ -156,12 +167,13 @@ impl Tapper {
             return;
         }
         table.has_peers = has_peers;
-        let Table { wanted, demands, .. } = &mut *table;
-        for wanted in wanted.values_mut() {
-            let found = if has_peers { pieces(&wanted.filters, &wanted.sight) } else { Vec::new() };
-            wanted.turn_to(found, demands);
+        if !has_peers {
+            table.wanted.values_mut().for_each(|wanted| wanted.pieces.clear());
+            table.demands.clear();
         }
-        self.changed.notify_one();
+        let all = table.wanted_by(|_| has_peers);
+        drop(table);
+        self.add(all);
     }
 
     /// Keeps taps open, until `stop`; they have ended when it returns.

@@ -402,6 +402,46 @@ async fn a_question_of_very_many_parts_is_asked_of_l2_without_looking_at_each() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_something_might_be_withheld_and_nothing_is_l2_is_asked_once() {
+    let (relay, l2, _) = pruned(LONG).await;
+    // Of so many parts that nothing is noted of them; and one of the kinds is not for everybody.
+    let authors: Vec<String> = (0..40).map(key).collect();
+    let filter = json!({
+        "authors": authors, "kinds": (1..200).collect::<Vec<_>>(), "until": 10_150, "limit": 5,
+    });
+    let mut client = relay.client().await;
+    let before = l2.queries();
+    assert_eq!(ask(&mut client, &filter).await, naive(&l2, &filter));
+    // In pages of 20.
+    assert!(l2.queries() - before <= 2, "{} calls", l2.queries() - before);
+    client.expect_no_more_events("q").await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_to_another_l2_that_was_begun_is_finished_whichever_is_followed_then() {
+    let l2 = FakeL2::default();
+    let relay = start(tempfile::tempdir().unwrap(), &l2, 64, LONG).await;
+    let events = notes(4, 0..200, 100);
+    relay.client().await.publish_all(&events).await;
+    l2.wait_for_events(200).await;
+    let folder = relay.stop().await;
+    let (store, writer) =
+        store::Store::open(&folder.path().join("events"), store::Options::default()).unwrap();
+    writer.spare_all().await.unwrap();
+    writer.stop().await;
+    drop(store);
+    let relay = start(folder, &l2, 64, LONG).await;
+    until_level(&relay, &l2).await;
+    let folder = relay.stop().await;
+    let (store, writer) =
+        store::Store::open(&folder.path().join("events"), store::Options::default()).unwrap();
+    assert!(!store.spares_all().unwrap());
+    assert_eq!(store.newest().unwrap(), store::Seq(199));
+    writer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn readers_with_a_taste_hardly_ever_need_l2_once_the_relay_is_warm() {
     const AUTHORS: u8 = 100;
     let l2 = FakeL2::default();
