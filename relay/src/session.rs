@@ -39,7 +39,7 @@ use crate::{
     sight::{Barred, Sight},
     streamer::Streamer,
     throttle::Act,
-    verdict::{Rejection, TooFast},
+    verdict::{AUTH_REQUIRED, Rejection, TooFast},
     visitor::Visitor,
     websocket::WebSocket,
     wire::{self, ClientMessage, Frame, Misread, SubscriptionId},
@@ -551,8 +551,7 @@ impl Session {
 
     /// Says what to sign, if that is the reason.
     async fn challenge_if(&self, reason: &str) -> bool {
-        !reason.starts_with(wire::AUTH_REQUIRED)
-            || self.answer(wire::auth(self.challenge.as_str())).await
+        !reason.starts_with(AUTH_REQUIRED) || self.answer(wire::auth(self.challenge.as_str())).await
     }
 
     async fn admit(&mut self, filters: &[Filter]) -> Result<(), String> {

@@ -5,7 +5,8 @@ use std::fmt;
 use event::{EventId, Invalid, Kind, PublicKey};
 use store::WriteError;
 
-use crate::wire::AUTH_REQUIRED;
+/// What a refusal begins with that authentication would lift (NIP-42).
+pub const AUTH_REQUIRED: &str = "auth-required: ";
 
 /// What a client is told about the event it sent.
 pub struct Answer {

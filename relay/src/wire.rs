@@ -16,9 +16,6 @@ use crate::{sketch::Tally, verdict::Answer};
 /// The longest subscription id, in characters (NIP-01).
 const SUBSCRIPTION_ID_CHARS_MAX: usize = 64;
 
-/// What a refusal begins with that authentication would lift (NIP-42).
-pub const AUTH_REQUIRED: &str = "auth-required: ";
-
 /// A client's name for one of its subscriptions: 1 to 64 characters, its own on each connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SubscriptionId(Arc<str>);

@@ -39,7 +39,7 @@ use crate::{
     deliveries::Fact,
     ingest::Tapped,
     metrics::Counted,
-    wire,
+    verdict::AUTH_REQUIRED,
 };
 
 /// How long a peer may take to be connected to, for a greeting, and to take what it is sent.
@@ -212,9 +212,7 @@ impl Open {
                 Said::Ok(true, _) => self.send(ask.clone()).await?,
                 Said::Ok(false, reason) => return Err(Broken::refused(&reason)),
                 // One that wants to know who asks follows what is to be signed.
-                Said::Closed(id, reason)
-                    if id == name && !reason.starts_with(wire::AUTH_REQUIRED) =>
-                {
+                Said::Closed(id, reason) if id == name && !reason.starts_with(AUTH_REQUIRED) => {
                     return Err(Broken::refused(&reason));
                 }
                 Said::Event(id, json) if id == name => {
