@@ -91,7 +91,10 @@ impl Failure {
     fn may_pass(&self) -> bool {
         matches!(
             self,
-            Failure::Layer2(Layer2Error::Unavailable(_) | Layer2Error::Behind(_)) | Failure::Stale
+            Failure::Layer2(Layer2Error::Unavailable(_) | Layer2Error::Behind(_))
+                | Failure::Stale
+                // A collection makes room.
+                | Failure::Write(WriteError::Full)
         )
     }
 }

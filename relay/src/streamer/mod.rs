@@ -22,13 +22,14 @@ use index::{Cursor, Matcher, Scan};
 use store::{Hold, ReadError, Seq};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
-    time::Instant,
+    time::{Instant, sleep},
 };
 use tracing::{error, info, warn};
 
 use self::page::{Item, Next, Page};
 use crate::{
     backlog::Backlog,
+    backoff::backoff,
     deliveries::Deliveries,
     delta::{Delta, Following, Listener},
     inquiry::{Inquiry, Settled, has_lost},
@@ -42,9 +43,10 @@ use crate::{
     wire::{self, Completeness, Frame, SubscriptionId},
 };
 
-/// How often L2 is asked for one answer because collections took some of it away again: once before EOSE,
-/// and once after it.
+/// How often L2 is asked for one answer because collections took some of it away again: before EOSE,
 const TRIES_MAX: u32 = 4;
+/// and after it, with longer and longer pauses.
+const LATE_TRIES_MAX: u32 = 16;
 
 /// What a subscription is made of.
 pub struct Streamer {
@@ -192,7 +194,7 @@ impl Streamer {
                     let late = self.still_shown(late).await?;
                     self.send_whole(&late).await?;
                 }
-                hold = self.settle_late(), if owed.is_unsettled => {
+                hold = self.settle_late(owed.tries), if owed.is_unsettled => {
                     let ground = Ground { horizon, hold };
                     if self.send_late(ground, owed).await?.is_break() {
                         owed.is_unsettled = false;
@@ -246,9 +248,12 @@ impl Streamer {
         None
     }
 
-    /// As soon as L2 answers.
-    async fn settle_late(&self) -> Option<Arc<Hold>> {
+    /// As soon as L2 answers; after a pause, if that came to nothing before.
+    async fn settle_late(&self, tries: u32) -> Option<Arc<Hold>> {
         let inquiry = self.inquiry.as_ref()?;
+        if tries > 0 {
+            sleep(backoff(tries)).await;
+        }
         let hold = self.reads.hold();
         inquiry.settle_patiently(&self.filters, &self.sight).await;
         Some(Arc::new(hold))
@@ -270,7 +275,7 @@ impl Streamer {
             turn = Turn::Further;
         }
         owed.tries += 1;
-        if owed.tries < TRIES_MAX {
+        if owed.tries < LATE_TRIES_MAX {
             return Ok(ControlFlow::Continue(()));
         }
         warn!(subscription = %self.id, "an answer lacks something: it is given up before it is read; the cache is too small");
