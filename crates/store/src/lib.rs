@@ -38,7 +38,7 @@
 //!   nothing that is not here or in what L2's log says from the cursor on.
 //! * The file never grows beyond `Options::bytes_max`. While there is a collector, what is stored leaves it
 //!   a reserve: even giving up takes pages.
-//! * What has expired is not read any more, and goes with the next write.
+//! * What has expired is not read any more, and goes with the next writes, some hundreds with each.
 //! * After a commit failed, nothing is written any more: what lies on the disk is then unknown, and a
 //!   second fsync may succeed without having written what the first could not. A want of room is no such
 //!   failure: LMDB writes to free pages alone and names them last, so a commit that found no room has

@@ -46,7 +46,7 @@ impl<'e> Snapshot<'e> {
         self.expired_by.is_some_and(|now| expiration(event).is_some_and(|date| date <= now))
     }
 
-    /// What is held but over: no more than has expired since the last write.
+    /// What is held but over: what has expired since the last writes.
     pub fn expired(&self) -> Result<Vec<EventId>, heed::Error> {
         let Some(now) = self.expired_by else { return Ok(Vec::new()) };
         let mut expired = Vec::new();
